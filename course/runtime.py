@@ -1,0 +1,133 @@
+"""Where kernels run: compiled on a GPU, or anywhere through Triton's interpreter.
+
+Triton reads TRITON_INTERPRET while it is imported, so this module decides before it imports Triton:
+a value that the user set stands; otherwise a machine on which PyTorch sees no GPU interprets.
+"""
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+if "TRITON_INTERPRET" not in os.environ and not torch.cuda.is_available():
+    if "triton.language" in sys.modules:
+        raise RuntimeError(
+            "course: no GPU found, and triton was imported before course, so it can no longer switch to its "
+            "interpreter: import course first, or set TRITON_INTERPRET=1"
+        )
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import triton
+from triton.testing import do_bench
+
+INTERPRET: bool = triton.knobs.runtime.interpret
+"""True where kernels are interpreted on the CPU rather than compiled."""
+
+DEVICE = torch.device("cpu" if INTERPRET else "cuda")
+"""The device on which examples and tests create their tensors."""
+
+TUNED = Path(__file__).parent / "tuned"
+"""Configurations measured by the maintainers, one file a GPU."""
+
+CACHE = Path(os.environ.get("COURSE_CACHE", Path.home() / ".cache" / "triton-course"))
+"""Configurations measured on this machine."""
+
+
+def custom_op(name: str, mutates_args: Sequence[str] = ()):
+    """`torch.library.custom_op`, launching on the device of the first argument.
+
+    PyTorch does not switch the current device for a custom operator, and Triton launches on
+    the current one: without the switch a tensor on cuda:1 would be read by a kernel on cuda:0.
+    """
+
+    def decorate(fn):
+        @functools.wraps(fn)
+        def on_its_device(first, *args, **kwargs):
+            if not first.is_cuda or first.device.index == torch.cuda.current_device():
+                return fn(first, *args, **kwargs)
+            with torch.cuda.device(first.device):
+                return fn(first, *args, **kwargs)
+
+        return torch.library.custom_op(name, on_its_device, mutates_args=mutates_args)
+
+    return decorate
+
+
+def gpu_name() -> str:
+    """The current GPU's name as a file name, such as `nvidia-h200`."""
+    return torch.cuda.get_device_name().lower().replace(" ", "-").replace("/", "-")
+
+
+@functools.cache
+def capability() -> tuple[int, int]:
+    """The current NVIDIA GPU's compute capability, (9, 0) for Hopper; (0, 0) in the interpreter and on AMD."""
+    return torch.cuda.get_device_capability() if not INTERPRET and torch.version.hip is None else (0, 0)
+
+
+@functools.cache
+def num_sms() -> int:
+    """Multiprocessors of the current GPU: how many programs run at once, at least. 1 in the interpreter."""
+    return 1 if INTERPRET else torch.cuda.get_device_properties().multi_processor_count
+
+
+def best_config(
+    kernel: str, key: tuple, configs: Sequence[triton.Config], launch: Callable[[triton.Config], object]
+) -> triton.Config:
+    """The fastest of `configs` for one kernel and one problem, measured once and remembered.
+
+    `key` holds what the choice depends on (sizes, dtype); `launch(config)` runs the kernel and may be
+    called many times. `configs[0]` is the kernel's own guess, and is returned unmeasured in the
+    interpreter, when nothing else is offered, during CUDA graph capture, and under COURSE_TUNE=0.
+    Looked up first in the repository's `course/tuned/<gpu>.json`, then in `~/.cache/triton-course`;
+    a problem found in neither is measured, with a line on stderr, and written to the latter.
+    """
+    if INTERPRET or len(configs) == 1:
+        return configs[0]
+    name = f"{kernel} " + ",".join(str(part).removeprefix("torch.") for part in key)
+    found = _known_configs(gpu_name()).get(name)
+    if found is not None:
+        return found
+    if os.environ.get("COURSE_TUNE") == "0" or torch.cuda.is_current_stream_capturing():
+        return configs[0]
+    found = _measure(name, configs, launch)
+    _known_configs(gpu_name())[name] = found
+    return found
+
+
+def _measure(name, configs, launch):
+    best, best_ms = configs[0], float("inf")
+    for i, config in enumerate(configs, start=1):
+        print(f"\rtuning {name}: {i}/{len(configs)}", end="", file=sys.stderr, flush=True)
+        try:
+            ms = do_bench(lambda: launch(config), warmup=5, rep=20, return_mode="median")
+        except triton.runtime.errors.OutOfResources:
+            continue  # this one does not fit this GPU's shared memory or registers
+        if ms < best_ms:
+            best, best_ms = config, ms
+    print(f"\rtuning {name}: {best_ms:.4f} ms with {best}", file=sys.stderr, flush=True)
+    _remember(CACHE / f"{gpu_name()}.json", name, best)
+    return best
+
+
+def _remember(file: Path, name: str, config: triton.Config) -> None:
+    """Adds one entry to `file`; the rename makes it whole or not there at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = json.loads(file.read_text()) if file.exists() else {}
+    table[name] = {**config.kwargs, "num_warps": config.num_warps, "num_stages": config.num_stages}
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+    partial.replace(file)
+
+
+@functools.cache
+def _known_configs(gpu: str) -> dict[str, triton.Config]:
+    known = {}
+    for file in (CACHE / f"{gpu}.json", TUNED / f"{gpu}.json"):  # the repository's entries win
+        if file.exists():
+            for name, entry in json.loads(file.read_text()).items():
+                warps, stages = entry.pop("num_warps"), entry.pop("num_stages")
+                known[name] = triton.Config(entry, num_warps=warps, num_stages=stages)
+    return known
