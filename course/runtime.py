@@ -56,6 +56,7 @@ def custom_op(name: str, mutates_args: Sequence[str] = ()):
     return decorate
 
 
+@functools.cache
 def gpu_name() -> str:
     """The current GPU's name as a file name, such as `nvidia-h200`."""
     return torch.cuda.get_device_name().lower().replace(" ", "-").replace("/", "-")
@@ -102,7 +103,7 @@ def _measure(name, configs, launch):
     for i, config in enumerate(configs, start=1):
         print(f"\rtuning {name}: {i}/{len(configs)}", end="", file=sys.stderr, flush=True)
         try:
-            ms = do_bench(lambda: launch(config), warmup=5, rep=20, return_mode="median")
+            ms = do_bench(functools.partial(launch, config), warmup=5, rep=20, return_mode="median")
         except triton.runtime.errors.OutOfResources:
             continue  # this one does not fit this GPU's shared memory or registers
         if ms < best_ms:

@@ -1,4 +1,4 @@
-"""The activations, as functions that kernels take as a constexpr: alone in relu and gelu, fused in linear and conv2d."""
+"""The activations, as functions that a kernel takes as a constexpr: alone in relu and gelu, fused in linear, conv2d."""
 import triton
 import triton.language as tl
 

@@ -10,7 +10,10 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_tensors(op: str, **tensors: torch.Tensor | None) -> None:
-    """All of `tensors` (None is skipped) share one supported dtype and one device that kernels reach, none wants a gradient."""
+    """All of `tensors` share one supported dtype and one device that kernels reach, and none wants a gradient.
+
+    None, for an argument that was not given, is skipped.
+    """
     first_name, first = next(iter(tensors.items()))
     for name, t in tensors.items():
         if t is None:

@@ -37,8 +37,10 @@ def strided_kernel(
     OP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     N_OUTER: tl.constexpr = len(sizes) - 1
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    cols = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    pid = tl.program_id(0).to(tl.int64)  # one axis for both: a grid's second has only 65,535 places
+    blocks_n = tl.cdiv(sizes[N_OUTER], BLOCK_N)
+    rows = pid // blocks_n * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = pid % blocks_n * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (rows < n_rows)[:, None] & (cols < sizes[N_OUTER])[None, :]
 
     # the row's number, taken apart into one index per outer dimension, the innermost of them first
@@ -78,7 +80,7 @@ def launch(op: triton.JITFunction, out: torch.Tensor, x: torch.Tensor, y: torch.
     block_n = min(triton.next_power_of_2(sizes[-1]), block)
     block_m = block // block_n
     n_rows = out.numel() // sizes[-1]
-    grid = (triton.cdiv(n_rows, block_m), triton.cdiv(sizes[-1], block_n))
+    grid = (triton.cdiv(n_rows, block_m) * triton.cdiv(sizes[-1], block_n),)
     strided_kernel[grid](x, y, out, n_rows, sizes, x_strides, y_strides, out_strides,
                          OP=op, BLOCK_M=block_m, BLOCK_N=block_n)  # fmt: skip
     return out

@@ -78,6 +78,7 @@ def pretend(name: str, every_configuration: bool) -> None:
     runtime.gpu_name = lambda: name
     runtime.capability = lambda: (target.arch // 10, target.arch % 10) if target.backend == "cuda" else (0, 0)
     runtime.num_sms = lambda: 132
+    torch.cuda.is_current_stream_capturing = lambda: False
     importlib.import_module("course.kernels._checks").INTERPRET = True  # tensors on the CPU will do
 
 

@@ -1,0 +1,96 @@
+"""What this machine can run, and what to do about what it cannot."""
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import triton
+
+from course import runtime
+from course.kernels import add
+
+PACKAGES = ("torch", "triton", "torchvision", "transformers", "jupyterlab", "matplotlib", "nbval", "scikit-learn")
+
+
+class Finding(NamedTuple):
+    """One line of the report; `remedy` is empty where nothing is wrong."""
+
+    topic: str
+    fact: str
+    remedy: str = ""
+
+
+def findings() -> Iterator[Finding]:
+    """Looks at the machine, the packages and a first kernel, in the order in which one would repair them."""
+    yield Finding("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+                             f"Python {platform.python_version()}")  # fmt: skip
+    yield from _packages()
+    yield from _gpu()
+    yield _first_kernel()
+
+
+def _packages():
+    found, missing = [], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Finding("packages", ", ".join(found))
+    if missing:
+        yield Finding("missing", ", ".join(missing), "python -m pip install -r requirements.txt")
+
+
+def _gpu():
+    if not torch.cuda.is_available():
+        yield Finding("GPU", "none that PyTorch sees: kernels run on the CPU in Triton's interpreter, "
+                             "slowly but to the same results; timings are shown from stored runs")  # fmt: skip
+        if shutil.which("nvidia-smi"):
+            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
+            yield Finding("driver", f"nvidia-smi is here, but this PyTorch was built for {built}",
+                          "update the driver, or install a PyTorch built for yours: pytorch.org")  # fmt: skip
+        return
+
+    gpu = torch.cuda.get_device_properties()
+    yield Finding("GPU", f"{gpu.name}, {gpu.multi_processor_count} multiprocessors, {gpu.total_memory / 2**30:.0f} "
+                         f"GiB, {torch.cuda.device_count()} in this machine")  # fmt: skip
+    if runtime.INTERPRET:
+        yield Finding("mode", "TRITON_INTERPRET=1 is set: kernels are interpreted on the CPU although a GPU is here",
+                      "unset TRITON_INTERPRET to use the GPU")  # fmt: skip
+        return
+    if torch.version.hip is None:
+        major, minor = runtime.capability()
+        able = [name for name, since in (("TF32, bfloat16 and asynchronous copies", (8, 0)), ("TMA and wgmma", (9, 0)))
+                if (major, minor) >= since]  # fmt: skip
+        yield Finding("mode", f"compiled for compute capability {major}.{minor}: {', '.join(able) or 'float16 only'}",
+                      "" if able else "Triton wants compute capability 8.0 (Ampere) or later")  # fmt: skip
+    if not any(shutil.which(cc) for cc in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        yield Finding("compiler", "no C compiler; Triton builds each kernel's launcher with one",
+                      "apt-get install gcc, or set CC")  # fmt: skip
+
+
+def _first_kernel():
+    x, y = (torch.rand(1000, device=runtime.DEVICE) for _ in range(2))
+    try:
+        right = torch.equal(add(x, y), x + y)
+    except Exception as error:  # whatever is broken here is what the doctor is for
+        return Finding("kernel", f"add failed: {type(error).__name__}: {str(error).splitlines()[0]}",
+                       "see posts/troubleshooting.md")  # fmt: skip
+    how = "in the interpreter" if runtime.INTERPRET else "on the GPU"
+    if not right:
+        return Finding("kernel", f"add ran {how} and gave a wrong sum", "reinstall PyTorch and Triton together")
+    return Finding("kernel", f"add of 1000 numbers ran {how} and is right (Triton {triton.__version__})")
+
+
+def doctor() -> int:
+    """Prints the findings; 1 when something is to be repaired."""
+    code = 0
+    for topic, fact, remedy in findings():
+        print(f"{'!' if remedy else '✓'} {topic:9} {fact}")
+        if remedy:
+            code = 1
+            print(f"  {'':9} → {remedy}")
+    return code

@@ -1,0 +1,116 @@
+"""The exercises of the chapters, one module a chapter, one source each for task, stub, hints and solution.
+
+A solution is ordinary code that is linted and runs. In it, the lines that the learner writes stand between
+markers, behind what the learner sees in their place:
+
+    #> offs = ...  # the elements that this program owns
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    #<
+
+`Exercise.stub` and `Exercise.answer` are the two readings of it. `course.lab` checks, hints and explains.
+"""
+import dataclasses
+import importlib
+import inspect
+import linecache
+import textwrap
+from collections.abc import Callable, Mapping
+
+import torch
+
+Inputs = Callable[[Callable[..., torch.Tensor]], tuple]
+"""Makes a case's arguments out of `randn(*shape, dtype=torch.float32)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong:
+    """A plausible mistake: the edits that put it into the answer, and words that the report must hold."""
+
+    edits: Mapping[str, str]
+    says: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exercise:
+    """What to write, and how to tell whether it is right.
+
+    The last function of `solution` is the one that is checked. It takes the arguments of `reference` and then `out`,
+    which it fills. `cases` are small enough for the interpreter, and the first is the one to explain mistakes with;
+    `heavy` is large enough to time on a GPU.
+    """
+
+    name: str
+    task: str
+    reference: Callable[..., torch.Tensor]
+    cases: Mapping[str, Inputs]
+    heavy: Inputs
+    solution: tuple
+    hints: tuple[str, str, str]
+    explanation: str
+    wrong: Mapping[str, Wrong]
+
+    @property
+    def source(self) -> str:
+        """The solution with its markers."""
+        functions = (getattr(f, "fn", f) for f in self.solution)
+        return "\n\n".join(inspect.getsource(f) for f in functions)
+
+    @property
+    def stub(self) -> str:
+        """What the learner starts from."""
+        return "\n".join(stub_lines(self.source.splitlines()))
+
+    @property
+    def answer(self) -> str:
+        """The solution as it is shown."""
+        lines = self.source.splitlines()
+        return "\n".join(line for line in lines if not line.strip().startswith(("#>", "#<")))
+
+    def wrong_source(self, mistake: str) -> str:
+        """The answer with one of the mistakes in it."""
+        source = self.answer
+        for old, new in self.wrong[mistake].edits.items():
+            if old not in source:
+                raise ValueError(f"{self.name}, {mistake}: the answer has no {old!r}")
+            source = source.replace(old, new)
+        return source
+
+    def build(self, source: str) -> Callable:
+        """Runs `source`, which is the stub, the answer or a wrong answer, and returns the function to check."""
+        checked = self.solution[-1]
+        filename = f"<{self.name} {hash(source):x}>"  # Triton reads a kernel's source back from its file
+        linecache.cache[filename] = len(source), None, source.splitlines(keepends=True), filename
+        namespace = {**checked.__globals__, "__name__": f"course.exercises.{self.name}"}
+        exec(compile(source, filename, "exec"), namespace)
+        return namespace[checked.__name__]
+
+
+def stub_lines(lines):
+    hidden = False
+    for line in lines:
+        text = line.strip()
+        if text.startswith("#>"):
+            hidden = True
+            yield line.replace("#> ", "", 1).replace("#>", "", 1).rstrip()
+        elif text.startswith("#<"):
+            hidden = False
+        elif not hidden:
+            yield line
+
+
+def find(name: str) -> Exercise:
+    """The exercise called `name`, such as "vector_add.fill_in". Raises LookupError, which lists what there is."""
+    chapter = name.partition(".")[0]
+    try:
+        exercises = importlib.import_module(f"course.exercises.{chapter}").EXERCISES
+    except ModuleNotFoundError:
+        raise LookupError(f"no chapter {chapter!r} among the exercises") from None
+    for exercise in exercises:
+        if exercise.name == name:
+            return exercise
+    raise LookupError(f"no exercise {name!r}: expected one of {', '.join(e.name for e in exercises)}")
+
+
+def prose(text: str) -> str:
+    """A docstring-like literal as markdown: dedented, without the blank lines around it."""
+    return textwrap.dedent(text).strip()

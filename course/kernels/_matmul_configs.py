@@ -1,0 +1,84 @@
+"""Which tiles a matrix product may be computed in, the most promising first."""
+import torch
+import triton
+
+from course import runtime
+
+POINTER_TILES = [  # BLOCK_M, BLOCK_N, warps
+    (256, 128, 8), (128, 256, 8), (128, 128, 8), (128, 64, 4), (64, 128, 4), (64, 64, 4), (64, 32, 4), (32, 64, 4),
+    (16, 128, 4), (16, 64, 4), (16, 32, 4),
+]  # fmt: skip
+FLOAT32_TILES = [(128, 64, 8), (64, 64, 4), (32, 64, 4), (16, 64, 4), (16, 32, 4)]  # multiplied without tensor cores
+TMA_TILES = [  # the same, and programs on a multiprocessor: of two, one multiplies while the other finishes its tile
+    (128, 256, 8, 1), (256, 128, 8, 1), (128, 128, 8, 1), (128, 128, 4, 2), (64, 256, 4, 1), (128, 64, 4, 2),
+    (64, 128, 4, 2),
+]  # fmt: skip
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+STAGES = 4
+OFFERED = 12
+SMALL = 2**24  # multiply-adds: below, measuring would take longer than it can save
+
+
+def matmul_configs(
+    M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, tma: bool, residual: bool
+) -> list[triton.Config]:
+    """Configurations for `batch` products of M x K by K x N, by their predicted time.
+
+    Those with SPLIT_K are for the kernel that reads through pointers; where `tma` says that the copy engine
+    can read the operands, those with SLICES are for the kernel that uses it.
+    """
+    if runtime.INTERPRET:  # its time goes with the number of programs
+        block_m, block_n, block_k = (
+            min(max(triton.next_power_of_2(size), 16), most) for size, most in ((M, 256), (N, 512), (K, 512))
+        )
+        return [_pointers(block_m, block_n, block_k, 1, 4, 1)]
+
+    ieee = dtype == torch.float32 and precision == "ieee"
+    block_k = 16 if ieee else 128 // dtype.itemsize  # on tensor cores a row of shared memory: 128 bytes
+    memory, sms = shared_memory(), runtime.num_sms()
+    products = 128 if ieee else 4096 // dtype.itemsize  # a cycle and multiprocessor
+    steps = triton.cdiv(K, block_k)
+    found = []
+
+    def cycles(block_m, block_n, programs, steps):
+        # very roughly: a multiprocessor's share of the work, or the wait for memory of one program alone
+        step = 100 + max(block_m * block_n * block_k / products, (block_m + block_n) * block_k * dtype.itemsize / 48)
+        return max(triton.cdiv(programs, sms) * (steps * step + block_m * block_n / 16), steps * 250)
+
+    for block_m, block_n, warps in FLOAT32_TILES if ieee else POINTER_TILES:
+        tiles = batch * triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
+        stages = min(STAGES, memory // ((block_m + block_n) * block_k * dtype.itemsize))
+        splits = []
+        for split in SPLITS:
+            # split the sums only where the tiles alone leave multiprocessors idle, and into parts worth a program
+            if stages < 2 or split > 1 and (batch > 1 or tiles * split > 2 * sms or steps < 4 * split):
+                continue
+            parts = 0 if split == 1 else 4000 + 8 * split * M * N / (48 * sms)  # another launch, written and read again
+            cost = 2000 + parts + cycles(block_m, block_n, tiles * split, triton.cdiv(steps, split))
+            splits.append((cost, _pointers(block_m, block_n, block_k, split, warps, stages)))
+        found += sorted(splits, key=lambda entry: entry[0])[:2]
+
+    for block_m, block_n, warps, per_sm in TMA_TILES if tma else []:
+        tiles = triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
+        # 32 KB for finished tiles and residuals, slice by slice; the rest of the memory for a and b
+        finished = block_m * block_n * dtype.itemsize * (2 if residual else 1)
+        slices = triton.next_power_of_2(triton.cdiv(finished * per_sm, 2**15))
+        stage = (block_m + block_n) * block_k * dtype.itemsize * per_sm
+        stages = min(STAGES, (memory - 2**15 - 1024 * per_sm) // stage)
+        blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8, "SLICES": slices}
+        config = triton.Config({**blocks, "PER_SM": per_sm}, num_warps=warps, num_stages=stages)
+        found.append((cycles(block_m, block_n, tiles, steps), config))
+
+    found = [config for _, config in sorted(found, key=lambda entry: entry[0])]
+    return found[:1] if batch * M * N * K < SMALL else found[:OFFERED]
+
+
+def shared_memory() -> int:
+    """Bytes of shared memory that one program can have, by the compute capability; AMD's is the least."""
+    kib = {(0, 0): 64, (7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}
+    return kib.get(runtime.capability(), 99) * 1024
+
+
+def _pointers(block_m, block_n, block_k, split, warps, stages):
+    blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8, "SPLIT_K": split}
+    return triton.Config(blocks, num_warps=warps, num_stages=stages)

@@ -1,0 +1,109 @@
+"""Matrix product for Hopper and later: a persistent grid, fed by the tensor memory accelerator (TMA).
+
+One program on each multiprocessor, or two, takes tile after tile. Whole blocks of a and b travel to shared memory
+on one instruction each, their addresses and their zeros past the edges made by the copy engine, so that the warps
+have nothing to do but multiply. The loop over tiles and the loop over K are flattened into one: the first blocks of
+the next tile are under way while this tile is finished and stored.
+
+The copy engine takes matrices whose rows (or columns) start at multiples of 16 bytes: `tma_reads` says whether
+all those of a product do.
+"""
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from course import runtime
+from course.kernels._activation import ACTIVATIONS
+from course.kernels._dot import dot
+from course.kernels._matmul_tile import Product, bias_and_activation, grouped_tile
+
+
+@triton.jit
+def matmul_tma_kernel(
+    a_desc, b_desc, out_desc, bias_ptr, residual_desc, M, N, K, bias_stride,
+    A_ROWS_FIRST: tl.constexpr, B_ROWS_FIRST: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SLICES: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+    programs = tl.num_programs(0)
+    finished = tl.program_id(0) - programs  # counted apart from `tile`, which the flattened loop runs ahead
+    for tile in tl.range(tl.program_id(0), tiles, programs, flatten=True):
+        tile_m, tile_n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(tl.cdiv(K, BLOCK_K)):
+            if A_ROWS_FIRST:
+                a = a_desc.load([tile_m * BLOCK_M, k * BLOCK_K])
+            else:
+                a = a_desc.load([k * BLOCK_K, tile_m * BLOCK_M]).T
+            if B_ROWS_FIRST:
+                b = b_desc.load([k * BLOCK_K, tile_n * BLOCK_N])
+            else:
+                b = b_desc.load([tile_n * BLOCK_N, k * BLOCK_K]).T
+            acc = dot(a, b, acc, PRECISION)
+
+        finished += programs
+        tile_m, tile_n = grouped_tile(finished, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        finish_slices(acc, out_desc, bias_ptr, residual_desc, tile_m * BLOCK_M, tile_n * BLOCK_N, N, bias_stride,
+                      ACTIVATION, SLICES)  # fmt: skip
+
+
+@triton.jit
+def finish_slices(
+    acc, out_desc, bias_ptr, residual_desc, row, col, N, bias_stride, ACTIVATION: tl.constexpr, SLICES: tl.constexpr
+):
+    """Finishes and stores a tile slice by slice, each of some of its columns, and so with less shared memory."""
+    COLS: tl.constexpr = acc.shape[1]
+    if SLICES > 1:
+        left, right = acc.reshape(acc.shape[0], 2, COLS // 2).permute(0, 2, 1).split()
+        finish_slices(left, out_desc, bias_ptr, residual_desc, row, col, N, bias_stride, ACTIVATION, SLICES // 2)
+        finish_slices(right, out_desc, bias_ptr, residual_desc, row, col + COLS // 2, N, bias_stride, ACTIVATION,
+                      SLICES // 2)  # fmt: skip
+    else:
+        acc = bias_and_activation(acc, bias_ptr, bias_stride, col + tl.arange(0, COLS), N, ACTIVATION)
+        if residual_desc is not None:
+            acc += residual_desc.load([row, col]).to(tl.float32)
+        out_desc.store([row, col], acc.to(out_desc.dtype))
+
+
+def rows_first(t: torch.Tensor, strides: tuple[int, int]) -> bool | None:
+    """Whether the copy engine can read the matrix at `t` by rows (True), by columns (False), or not at all (None)."""
+    if t.data_ptr() % 16 == 0:
+        for first, (outer, inner) in ((True, strides), (False, strides[::-1])):
+            if inner == 1 and outer > 0 and outer * t.itemsize % 16 == 0:
+                return first
+    return None
+
+
+def tma_reads(p: Product) -> bool:
+    """Whether the copy engine can read and write all of this product."""
+    if runtime.capability() not in ((9, 0), (10, 0)) or p.batch_sizes or p.K == 0:
+        return False
+    if p.residual is not None and not rows_first(p.residual, p.residual_strides):
+        return False
+    a_rows, b_rows = rows_first(p.a, p.a_strides), rows_first(p.b, p.b_strides)
+    if p.out.dtype == torch.float32 and (p.precision == "ieee" or not a_rows or b_rows):
+        return False  # tensor cores take float32 as TF32 only, and only with k innermost
+    return a_rows is not None and b_rows is not None and rows_first(p.out, (p.N, 1)) is True
+
+
+def matmul_tma(p: Product, config: triton.Config) -> None:
+    def describe(t, shape, strides, block):
+        if rows_first(t, strides):
+            return TensorDescriptor(t, shape, list(strides), block)
+        return TensorDescriptor(t, shape[::-1], list(strides[::-1]), block[::-1])
+
+    options = config.all_kwargs()
+    programs = options.pop("PER_SM") * runtime.num_sms()
+    block_m, block_n, block_k = (options[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
+    slice_of_tile = [block_m, block_n // options["SLICES"]]
+    matmul_tma_kernel[(min(programs, triton.cdiv(p.M, block_m) * triton.cdiv(p.N, block_n)),)](
+        describe(p.a, [p.M, p.K], p.a_strides, [block_m, block_k]),
+        describe(p.b, [p.K, p.N], p.b_strides, [block_k, block_n]),
+        describe(p.out, [p.M, p.N], (p.N, 1), slice_of_tile),
+        p.bias,
+        None if p.residual is None else describe(p.residual, [p.M, p.N], p.residual_strides, slice_of_tile),
+        p.M, p.N, p.K, p.bias_stride,
+        A_ROWS_FIRST=rows_first(p.a, p.a_strides), B_ROWS_FIRST=rows_first(p.b, p.b_strides),
+        ACTIVATION=ACTIVATIONS[p.activation], PRECISION=p.precision, **options,
+    )  # fmt: skip

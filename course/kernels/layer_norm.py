@@ -1,0 +1,134 @@
+"""Layer normalisation over the last dimensions (Ba, Kiros and Hinton, 2016, arXiv:1607.06450).
+
+    y[i] = (x[i] - mean) / sqrt(variance + eps) * weight[i] + bias[i]
+
+Mean and variance (of the population, divided by n) are those of one row, which stays in registers from the mean
+through the centred squares to the result: x is read once and y written once, 2 * n * itemsize bytes. Rows longer
+than registers hold are read twice, 3 * n * itemsize bytes, with Welford's running mean and variance in the first
+pass, combined by the formula of Chan, Golub and LeVeque (1983). The mean of squares less the square of
+the mean would need one sum fewer, and lose every digit where the mean is large against the deviation.
+"""
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from course.kernels._checks import check_tensors
+from course.kernels._rows import find_rows, first_row, tile_mask, tile_offsets
+from course.runtime import custom_op
+
+ONE_BLOCK = 1 << 14  # elements that one program holds in registers, weight and bias beside them
+
+
+@triton.jit
+def layer_norm_kernel(
+    x_ptr, y_ptr, weight_ptr, bias_ptr, eps, n_rows, n_cols, x_strides, y_strides,
+    ALIGN_M: tl.constexpr, ALIGN_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    batch, row = first_row(n_rows, BLOCK_M)
+    inside = tile_mask(row, 0, n_rows, n_cols, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+    x_offs = tile_offsets(batch, row, 0, x_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+    x = tl.load(x_ptr + x_offs, mask=inside, other=0.0).to(tl.float32)
+    # asked for now, they come while the sums are made
+    weight, bias = load_affine(weight_ptr, bias_ptr, 0, n_cols, ALIGN_N, BLOCK_N)
+    mean = tl.sum(x, axis=1, keep_dims=True) / n_cols
+    centred = tl.where(inside, x - mean, 0.0)  # the padding would add mean**2
+    variance = tl.sum(centred * centred, axis=1, keep_dims=True) / n_cols
+    y = centred * tl.rsqrt(variance + eps) * weight + bias
+    y_offs = tile_offsets(batch, row, 0, y_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+    tl.store(y_ptr + y_offs, y, mask=inside)
+
+
+@triton.jit
+def long_layer_norm_kernel(
+    x_ptr, y_ptr, weight_ptr, bias_ptr, eps, n_rows, n_cols, x_strides, y_strides,
+    ALIGN_M: tl.constexpr, ALIGN_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    batch, row = first_row(n_rows, BLOCK_M)
+
+    # each place in the block keeps the mean of what it has seen, and the sum of the squared deviations from it
+    means = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    squares = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for col in range(0, n_cols, BLOCK_N):
+        inside = tile_mask(row, col, n_rows, n_cols, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+        x_offs = tile_offsets(batch, row, col, x_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+        x = tl.load(x_ptr + x_offs, mask=inside, other=0.0).to(tl.float32)
+        delta = tl.where(inside, x - means, 0.0)
+        means += delta * (1.0 / (col // BLOCK_N + 1))
+        squares += delta * (x - means)
+    counts = tl.cdiv(n_cols - tl.arange(0, BLOCK_N), BLOCK_N).to(tl.float32)[None, :]
+    mean = tl.sum(means * counts, axis=1, keep_dims=True) / n_cols
+    shift = means - mean
+    variance = tl.sum(squares + shift * shift * counts, axis=1, keep_dims=True) / n_cols
+    rstd = tl.rsqrt(variance + eps)
+
+    for col in range(0, n_cols, BLOCK_N):
+        inside = tile_mask(row, col, n_rows, n_cols, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+        x_offs = tile_offsets(batch, row, col, x_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+        x = tl.load(x_ptr + x_offs, mask=inside).to(tl.float32)
+        weight, bias = load_affine(weight_ptr, bias_ptr, col, n_cols, ALIGN_N, BLOCK_N)
+        y = (x - mean) * rstd * weight + bias
+        y_offs = tile_offsets(batch, row, col, y_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+        tl.store(y_ptr + y_offs, y, mask=inside)
+
+
+@triton.jit
+def load_affine(weight_ptr, bias_ptr, col, n_cols, ALIGN_N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """weight and bias from `col` on, (1, BLOCK_N) in float32; the numbers 1 and 0 where there is none."""
+    offs = tl.arange(0, BLOCK_N)
+    inside = offs < (n_cols - col) // ALIGN_N * ALIGN_N
+    weight = 1.0
+    bias = 0.0
+    if weight_ptr is not None:
+        weight = tl.load(weight_ptr + col + offs, mask=inside).to(tl.float32)[None, :]
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + col + offs, mask=inside).to(tl.float32)[None, :]
+    return weight, bias
+
+
+def layer_norm(
+    x: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """`x` (..., *normalized_shape) normalised over its last dimensions, as `torch.nn.functional.layer_norm`.
+
+    `weight` and `bias` have shape `normalized_shape`; either may be None. All in one dtype (float32, float16,
+    bfloat16); computes in float32 and rounds once. Raises ValueError on shapes that do not match and on
+    unequal devices, TypeError on unequal or other dtypes.
+    """
+    check_tensors("layer_norm", x=x, weight=weight, bias=bias)
+    if not isinstance(normalized_shape, Sequence):
+        came = type(normalized_shape).__name__
+        raise TypeError(f"layer_norm: expected normalized_shape to be a sequence of sizes, got {came}")
+    shape = tuple(normalized_shape)
+    if not shape:
+        raise ValueError("layer_norm: expected normalized_shape of one size or more, got ()")
+    if tuple(x.shape[-len(shape) :]) != shape:
+        raise ValueError(f"layer_norm: expected x to end in normalized_shape {shape}, got x {tuple(x.shape)}")
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and tuple(t.shape) != shape:
+            raise ValueError(f"layer_norm: expected {name} of shape {shape}, got {tuple(t.shape)}")
+    return _layer_norm(x, shape, weight, bias, eps)
+
+
+@custom_op("course::layer_norm")
+def _layer_norm(
+    x: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> torch.Tensor:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if x.numel() == 0:
+        return y
+    x, rows = find_rows(x, y, x.ndim - len(normalized_shape), x.ndim, ONE_BLOCK)
+    kernel = layer_norm_kernel if rows.one_block else long_layer_norm_kernel
+    weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
+    kernel[rows.grid](x, y, weight, bias, eps, *rows.sizes, rows.x_strides, rows.y_strides, **rows.tile)
+    return y
+
+
+@_layer_norm.register_fake
+def _(x, normalized_shape, weight, bias, eps):
+    return torch.nn.functional.layer_norm(x, normalized_shape, weight, bias, eps)

@@ -1,0 +1,12 @@
+"""What a notebook calls: exercises that check themselves, the source of the real kernels, pictures and measurements."""
+from course.lab.access import draw_access
+from course.lab.bench import bench
+from course.lab.check import check
+from course.lab.hints import hint, solution
+from course.lab.source import show_source
+from course.lab.speed import copy_bandwidth, hardware
+from course.lab.trace import trace
+
+__all__ = [
+    "bench", "check", "copy_bandwidth", "draw_access", "hardware", "hint", "show_source", "solution", "trace",
+]  # fmt: skip

@@ -1,0 +1,123 @@
+"""What a pattern of errors usually means."""
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass
+class Evidence:
+    """What one case left behind: the output, what it should be, and where the memory around it was touched."""
+
+    name: str
+    got: torch.Tensor
+    wanted: torch.Tensor
+    wrong: torch.Tensor
+    unwritten: torch.Tensor
+    trespassed: list[int]
+    astray: dict[str, str]
+    inputs: dict[str, torch.Tensor]
+    changed: list[str]
+
+
+def meaning(e: Evidence) -> list[str]:
+    """The likeliest causes, by the first rules that fit."""
+    found = [*outside(e)]
+    if e.wrong.any():
+        found += next(filter(None, (rule(e) for rule in (missing, moved, strided, mistaken, other))), [])
+    return found
+
+
+def outside(e):
+    if "store" in e.astray or e.trespassed:
+        yield (
+            "A store went past the output and would overwrite somebody else's data: either tl.store has no mask, "
+            "or the mask compares with the wrong length, or an offset or a stride is wrong."
+        )
+    elif "load" in e.astray:
+        yield (
+            "A load reached outside of its tensor. The values it brings in may never be used, but the memory may "
+            "not exist: either tl.load has no mask, or an offset or a stride is wrong."
+        )
+    if e.changed:
+        yield "An input was written to: is the pointer of the store out_ptr?"
+
+
+def missing(e):
+    """Elements that no program wrote."""
+    gone = e.unwritten.flatten()
+    if not gone.any():
+        return []
+    if gone.all():
+        return ["Nothing was written: is the kernel launched, with at least one program, and does it store into out?"]
+    written = int((~gone).sum())
+    if not gone[:written].any():  # all that is written comes before all that is not
+        if gone.numel() - written == 1:
+            return ["Only the last element is missing: is the mask off by one? The offsets are 0 to n - 1."]
+        if written.bit_count() == 1 and written >= 16 and gone.numel() >= 2 * written:
+            return [f"Only the first {written} elements were written: every program works on the same block, or there "
+                    "is only one. Do the offsets depend on tl.program_id, and does the grid on n?"]  # fmt: skip
+        return ["The end is missing: there are too few programs (triton.cdiv(n, BLOCK) rounds up, n // BLOCK rounds "
+                "down), or the mask is too strict."]  # fmt: skip
+    if e.unwritten.ndim == 2:
+        columns, rows = e.unwritten.all(dim=0), e.unwritten.all(dim=1)
+        if columns.any() and e.unwritten.equal(columns.expand_as(e.unwritten)):
+            return ["Whole columns are missing: there are too few programs along them, or the mask cuts them off."]
+        if rows.any() and e.unwritten.equal(rows[:, None].expand_as(e.unwritten)):
+            return ["Whole rows are missing: there are too few programs along them, or the mask cuts them off."]
+    return ["There are gaps: the offsets of neighbouring programs do not meet, or a stride is wrong."]
+
+
+def moved(e):
+    """The right values at the wrong places."""
+    got, wanted = e.got.flatten().double(), e.wanted.flatten().double()
+    if e.got.ndim == 2 and min(e.got.shape) > 1 and close(got, e.wanted.double().mT.flatten()):
+        return ["This is the transposed result: rows and columns, or their strides, are swapped."]
+    if e.wrong.ndim == 2 and min(e.wrong.shape) > 2:
+        n = min(e.wrong.shape)
+        square, diagonal = e.wrong[:n, :n], e.wrong.diagonal()
+        if not diagonal.any() and square.sum() > 0.9 * n * (n - 1):
+            return ["Only the diagonal is right: rows and columns, or their strides, are swapped."]
+    for shift in range(1, 5):
+        if got.numel() > 4 * shift:
+            for a, b, word in ((got[shift:], wanted[:-shift], "late"), (got[:-shift], wanted[shift:], "early")):
+                if close(a, b):
+                    return [f"The values are right but stand {shift} too {word}: an offset is off by {shift}."]
+    return []
+
+
+def strided(e):
+    """A case that is about strides; those with contiguous tensors, which come before it, went well."""
+    if "contiguous" in e.name or "transposed" in e.name:
+        return ["Neighbours in this tensor are not neighbours in memory: every offset is an index times the stride "
+                "of its dimension."]  # fmt: skip
+    return []
+
+
+def mistaken(e):
+    """Values that say where they come from."""
+    for name, x in e.inputs.items():
+        if x.shape == e.got.shape and e.got.numel() > 1 and close(e.got.double(), x.double()):
+            return [f"This is the input {name} itself: the rest of the formula is missing."]
+    wrong = e.got[e.wrong]
+    if (wrong.isinf() & e.wanted[e.wrong].isfinite()).any():
+        return ["Infinity where a finite number belongs: the arithmetic ran in a narrow format and overflowed. Convert "
+                "what was loaded with .to(tl.float32) before computing."]  # fmt: skip
+    if (wrong.isnan() & ~e.wanted[e.wrong].isnan()).any():
+        return ["NaN where a number belongs: a load brought in memory that is not the tensor's (a missing mask, a "
+                "wrong stride or offset), or masked lanes without other= took part."]  # fmt: skip
+    error = (e.got.double() - e.wanted.double()).abs()
+    if (error < 1e-2 * e.wanted.double().abs().mean()).all():
+        return ["Nearly right: the arithmetic rounds too early. Convert what was loaded with .to(tl.float32), compute, "
+                "and let the store round once."]  # fmt: skip
+    return []
+
+
+def other(e):
+    """No pattern: at least how much is wrong."""
+    if e.wrong.all():
+        return ["Every element is wrong: look at the formula, and at which pointer each load reads."]
+    return ["Some elements are right: where the wrong ones begin, and how often they come back, tells what is off."]
+
+
+def close(a, b):
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-6)

@@ -1,0 +1,17 @@
+import torch
+
+from course.kernels import linear
+from tests.aot.matmul import with_tf32
+
+
+def cases(dtype):
+    x, weight = torch.empty(2048, 1024, dtype=dtype), torch.empty(2048, 1024, dtype=dtype)
+    bias, residual = torch.empty(2048, dtype=dtype), torch.empty(2048, 2048, dtype=dtype)
+    for activation in (None, "relu", "gelu"):
+        yield f"{activation}", lambda activation=activation: linear(x, weight, bias, activation=activation)
+    yield "residual", lambda: linear(x, weight, bias, activation="gelu_tanh", residual=residual)
+    yield "odd", lambda: linear(x[:500, 1:], weight[:500, 1:], bias[:500], residual=residual[:500, :500].T)
+    few = x.view(128, -1), weight.view(128, -1), bias[:128]
+    yield "few rows, long sums", lambda: linear(*few, activation="gelu", residual=residual[:128, :128])
+    if dtype == torch.float32:
+        yield "tf32", lambda: with_tf32(lambda: linear(x, weight, bias, activation="gelu", residual=residual))

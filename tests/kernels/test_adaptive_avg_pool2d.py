@@ -1,0 +1,103 @@
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from course.kernels import adaptive_avg_pool2d
+from tests.compare import assert_accurate, assert_like_pytorch
+from tests.kernels.images import LAYOUTS, images
+
+
+def check(x, size):
+    got, want = adaptive_avg_pool2d(x, size), F.adaptive_avg_pool2d(x, size)
+    assert_like_pytorch(got, want)
+    magnitude = F.adaptive_avg_pool2d(x.double().abs().nan_to_num(), size)
+    longest = (x.shape[-2] // max(want.shape[-2], 1) + 2) * (x.shape[-1] // max(want.shape[-1], 1) + 2)
+    assert_accurate(got, F.adaptive_avg_pool2d(x.double(), size), terms=longest, magnitude=magnitude)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, (2, 3), (7, 5), (1, 9), (12, 1), (13, 4), (None, 4), (None, None)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_sizes(size, layout, device):
+    check(LAYOUTS[layout](torch.randn(2, 5, 12, 18, device=device)), size)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [1, (3, 2), (4, 3)])
+def test_layouts(size, layout, dtype, device):
+    check(LAYOUTS[layout](torch.randn(3, 6, 9, 8, dtype=dtype, device=device)), size)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (3, 9, 8), (1, 1, 1, 1), (2, 1, 1, 9), (2, 0, 3, 3), (2, 130, 7, 7)])
+@pytest.mark.parametrize("size", [1, 2])
+def test_shapes(shape, size, dtype, device):
+    check(torch.randn(shape, dtype=dtype, device=device), size)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_few_large_images_are_cut_into_parts(layout, dtype, device):
+    check(LAYOUTS[layout](torch.randn(1, 3, 293, 305, dtype=dtype, device=device)), 1)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
+def test_nan_and_infinity(dtype, device):
+    x = torch.randn(2, 4, 12, 12, dtype=dtype, device=device)
+    x[0, 0, 2, 3], x[0, 1, 5, 5], x[1, 2, 7, 7] = float("nan"), float("inf"), -float("inf")
+    x[0, 2, 1, 1], x[0, 2, 1, 2] = float("inf"), -float("inf")
+    for size in (1, 4, 5):
+        check(x, size)
+        check(x.to(memory_format=torch.channels_last), size)
+
+
+@hypothesis.given(data=st.data())
+def test_any_sizes(data, device):
+    check(data.draw(images(device, largest=16)), data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5))))
+
+
+def test_opcheck(dtype, device):
+    x = torch.randn(2, 3, 7, 8, dtype=dtype, device=device)
+    for t in (x, x[0], x.to(memory_format=torch.channels_last)):
+        torch.library.opcheck(torch.ops.course.adaptive_avg_pool2d.default, (t, 3, 4))
+
+
+def test_compiles_without_graph_breaks(device):
+    x = torch.randn(2, 3, 7, 8, device=device)
+    compiled = torch.compile(adaptive_avg_pool2d, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, (1, None)), F.adaptive_avg_pool2d(x, (1, None)))
+
+
+def test_bad_input(device):
+    x = torch.randn(2, 3, 8, 9, device=device)
+    with pytest.raises(ValueError, match="adaptive_avg_pool2d: expected output_size of at least 0, got"):
+        adaptive_avg_pool2d(x, -1)
+    with pytest.raises(ValueError, match="adaptive_avg_pool2d: expected output_size to be .*, got 1 of them"):
+        adaptive_avg_pool2d(x, (3,))
+    with pytest.raises(TypeError, match="adaptive_avg_pool2d: expected output_size to be an integer .*, got 2.5"):
+        adaptive_avg_pool2d(x, 2.5)
+    with pytest.raises(ValueError, match=r"adaptive_avg_pool2d: expected x of shape \(N, C, H, W\) .*, got \(8, 9\)"):
+        adaptive_avg_pool2d(x[0, 0], 2)
+    with pytest.raises(ValueError, match="adaptive_avg_pool2d: expected x with at least one row and column, got"):
+        adaptive_avg_pool2d(x[:, :, :0], 2)
+    with pytest.raises(TypeError, match="adaptive_avg_pool2d: expected x in float32, float16 or bfloat16, got"):
+        adaptive_avg_pool2d(x.int(), 2)
+    with torch.enable_grad(), pytest.raises(ValueError, match="adaptive_avg_pool2d: x requires a gradient"):
+        adaptive_avg_pool2d(x.clone().requires_grad_(), 2)
+
+
+@pytest.mark.gpu
+def test_cpu_tensor_says_what_to_do():
+    with pytest.raises(ValueError, match=r"adaptive_avg_pool2d: expected x on a GPU, got cpu: move it with \.cuda\(\)"):
+        adaptive_avg_pool2d(torch.randn(1, 1, 4, 4), 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(9, 64, 2000, 2000), (1, 64, 6000, 6000)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_more_than_2_31_elements(shape, memory_format):
+    x = torch.empty(shape, dtype=torch.float16, device="cuda", memory_format=memory_format).normal_()
+    end = x[-1:, -3:].double()
+    for size in (1, 7):
+        magnitude = F.adaptive_avg_pool2d(end.abs(), size)
+        exact = F.adaptive_avg_pool2d(end, size)
+        assert_accurate(adaptive_avg_pool2d(x, size)[-1:, -3:], exact, terms=2000, magnitude=magnitude)

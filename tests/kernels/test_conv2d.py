@@ -1,0 +1,308 @@
+import importlib
+import warnings
+
+import hypothesis
+import pytest
+import torch
+import torch.nn.functional as F
+import triton
+from hypothesis import strategies as st
+
+from course.kernels import conv2d
+from course.kernels._dot import conv_precision
+from course.runtime import INTERPRET
+from tests.compare import TF32, assert_accurate, assert_like_pytorch
+from tests.kernels.images import LAYOUTS
+
+ACTIVATIONS = {
+    None: lambda y: y, "relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
+}  # fmt: skip
+layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+
+
+def random(*shape, dtype, device, layout="contiguous"):
+    return LAYOUTS[layout](torch.randn(shape, dtype=dtype, device=device))
+
+
+def reference(x, weight, bias=None, residual=None, activation=None, **how):
+    """The exact result, and the sum of the absolute values of what is added up for it."""
+    with warnings.catch_warnings():  # PyTorch pads a copy for 'same' with an even filter, and says so
+        warnings.simplefilter("ignore")
+        x, weight = x.cpu().double(), weight.cpu().double()
+        exact, magnitude = F.conv2d(x, weight, **how), F.conv2d(x.abs(), weight.abs(), **how)
+    for term in (bias.reshape(-1, 1, 1) if bias is not None else None, residual):
+        if term is not None:
+            exact, magnitude = exact + term.cpu().double(), magnitude + term.cpu().double().abs()
+    return ACTIVATIONS[activation](exact), magnitude
+
+
+def check(x, weight, bias=None, residual=None, activation=None, **how):
+    got = conv2d(x, weight, bias, activation=activation, residual=residual, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_like_pytorch(got, F.conv2d(x, weight, bias, **how))
+    exact, magnitude = reference(x, weight, bias, residual, activation, **how)
+    # tensor cores cut float32 off after TF32's 10 bits instead of rounding it: twice the error
+    rounding = 2 * TF32 if conv_precision(x.dtype) == "tf32" and not INTERPRET else 0.0
+    assert_accurate(got, exact, terms=weight[0].numel() + 2, magnitude=magnitude, input_rounding=rounding)
+
+
+@pytest.mark.parametrize("x_shape, w_shape, how", [
+    ((2, 3, 32, 30), (16, 3, 7, 7), dict(stride=2, padding=3)),  # a stem
+    ((2, 32, 9, 11), (48, 32, 3, 3), dict(padding=1)),
+    ((2, 32, 9, 11), (40, 32, 3, 3), dict(padding=1, stride=2)),
+    ((1, 48, 7, 7), (33, 48, 1, 1), dict(stride=2)),
+    ((1, 3, 48, 32), (64, 3, 16, 16), dict(stride=16)),  # patches
+    ((3, 20, 8, 7), (5, 20, 2, 3), dict(padding=(0, 2), stride=(3, 1), dilation=(2, 1))),
+    ((1, 1, 28, 28), (8, 1, 5, 5), {}),
+    ((1, 1, 1, 1), (1, 1, 1, 1), {}),
+    ((2, 5, 1, 9), (3, 5, 1, 3), dict(padding=(4, 1))),
+    ((1, 4, 3, 3), (2, 4, 3, 3), dict(padding=5, dilation=3)),  # windows that meet nothing but padding
+])  # fmt: skip
+@layouts
+def test_shapes(x_shape, w_shape, how, layout, dtype, device):
+    x = random(*x_shape, dtype=dtype, device=device, layout=layout)
+    check(x, random(*w_shape, dtype=dtype, device=device, layout=layout), **how)
+
+
+@pytest.mark.parametrize("x_layout, w_layout", [
+    ("contiguous", "channels_last"), ("channels_last", "contiguous"), ("every other column", "every other column"),
+    ("expanded", "transposed"), ("some channels", "some channels"), ("images innermost", "expanded"),
+])  # fmt: skip
+@pytest.mark.parametrize("channels", [6, 16])
+def test_strides(channels, x_layout, w_layout, device):
+    x = random(2, channels, 8, 7, dtype=torch.float16, device=device, layout=x_layout)
+    w = random(9, channels, 3, 3, dtype=torch.float16, device=device, layout=w_layout)
+    check(x, w, torch.randn(18, dtype=torch.float16, device=device)[::2], padding=1)
+    check(x, w[:, :1].expand(-1, 1, -1, -1)[:1].expand(channels, -1, -1, -1), padding=1, groups=channels)
+
+
+@pytest.mark.parametrize("groups, filters, channels", [
+    (2, 16, 8), (3, 5, 7), (8, 4, 4), (1, 4, 4), (8, 3, 1), (6, 40, 1), (5, 1, 2), (70, 1, 1),
+])  # fmt: skip
+@layouts
+def test_groups(groups, filters, channels, layout, device):
+    x = random(2, groups * channels, 9, 6, dtype=torch.float32, device=device, layout=layout)
+    w = random(groups * filters, channels, 3, 2, dtype=torch.float32, device=device, layout=layout)
+    check(x, w, torch.randn(groups * filters, device=device), groups=groups, padding=1, stride=(2, 1))
+
+
+@layouts
+def test_depthwise(layout, dtype, device):
+    x = random(2, 40, 9, 6, dtype=dtype, device=device, layout=layout)
+    w = random(40, 1, 3, 3, dtype=dtype, device=device)
+    residual = random(2, 40, 9, 6, dtype=dtype, device=device)
+    check(x, w, w[:, 0, 0, 0], residual, "relu", groups=40, padding=1)
+
+
+@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (2, 4), (5, 2)])
+@pytest.mark.parametrize("dilation", [1, (2, 3)])
+def test_named_padding(kernel_size, dilation, device):
+    x, w = torch.randn(2, 3, 11, 12, device=device), torch.randn(4, 3, *kernel_size, device=device)
+    check(x, w, padding="same", dilation=dilation)
+    check(x, w, padding="valid", dilation=dilation, stride=2)
+
+
+@pytest.mark.parametrize("activation, residual", [
+    ("relu", None), (None, "contiguous"), ("relu", "channels_last"), ("gelu", "expanded"), ("gelu_tanh", "transposed"),
+])  # fmt: skip
+@layouts
+def test_epilogue(activation, residual, layout, dtype, device):
+    x = random(2, 16, 6, 7, dtype=dtype, device=device, layout=layout)
+    w, bias = torch.randn(24, 16, 3, 3, dtype=dtype, device=device), torch.randn(24, dtype=dtype, device=device)
+    if residual is not None:
+        residual = random(2, 24, 6, 7, dtype=dtype, device=device, layout=residual)
+    check(x, w, bias, residual, activation, padding=1)
+
+
+def test_one_image_without_a_batch(device):
+    x, w = torch.randn(3, 8, 9, device=device), torch.randn(4, 3, 3, 3, device=device)
+    residual = torch.randn(4, 6, 7, device=device)
+    check(x, w, residual=residual, activation="relu")
+    check(x.permute(1, 2, 0).contiguous().permute(2, 0, 1), w)
+
+
+@pytest.mark.parametrize("x_shape", [(0, 3, 5, 5), (2, 0, 5, 5)])
+def test_empty(x_shape, device):
+    x, w = torch.randn(x_shape, device=device), torch.randn(4, x_shape[1], 3, 3, device=device)
+    assert_like_pytorch(conv2d(x, w), F.conv2d(x, w))
+
+
+def integers(*shape, dtype, device, layout="contiguous"):
+    return LAYOUTS[layout](torch.randint(-2, 3, shape, device=device).to(dtype))
+
+
+def check_integers(x, w, **how):
+    """Small integers are exact in every dtype, and so must their sums be: up to 256 in bfloat16, 2048 in float16."""
+    exact, _ = reference(x, w, **how)
+    torch.testing.assert_close(conv2d(x, w, **how).cpu().double(), exact.to(x.dtype).double(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("x_shape, w_shape, how", [
+    ((2, 64, 14, 13), (70, 64, 3, 3), dict(padding=1)),
+    ((2, 3, 33, 32), (64, 3, 7, 7), dict(padding=3, stride=2)),
+    ((1, 512, 7, 7), (64, 512, 3, 3), dict(padding=1)),
+    ((2, 24, 9, 9), (24, 1, 3, 3), dict(groups=24)),
+    ((2, 64, 9, 9), (64, 32, 1, 1), dict(groups=2)),
+])  # fmt: skip
+@layouts
+def test_integers_come_out_exactly(x_shape, w_shape, how, layout, dtype, device):
+    x = integers(*x_shape, dtype=dtype, device=device, layout=layout)
+    w = integers(*w_shape, dtype=dtype, device=device, layout=layout)
+    if dtype != torch.float32:  # few enough terms that no sum needs rounding, which the interpreter does differently
+        x = x * (torch.rand(x.shape, device=device) < 0.1)
+    check_integers(x, w, **how)
+
+
+@pytest.mark.parametrize("block_k, split", [(16, 1), (32, 2), (16, 5)])
+@pytest.mark.parametrize("channels", [32, 7])
+@layouts
+def test_any_tile_and_split(block_k, split, channels, layout, device, monkeypatch):
+    """Several tiles each way and sums in parts, whatever this machine would choose by itself."""
+    tile = {"BLOCK_M": 64, "BLOCK_N": 16, "BLOCK_K": block_k, "SPLIT_K": split}
+    module = importlib.import_module("course.kernels.conv2d")
+    monkeypatch.setattr(module, "conv2d_configs", lambda *_: [triton.Config(tile, num_warps=4, num_stages=2)])
+    x = integers(2, channels * 2, 5, 8, dtype=torch.float32, device=device, layout=layout)
+    w = integers(40, channels, 3, 3, dtype=torch.float32, device=device, layout=layout)
+    residual, bias = integers(2, 40, 5, 8, dtype=torch.float32, device=device), w[:, 0, 0, 0]
+    check_integers(x, w, bias=bias, residual=residual, activation="relu", padding=1, groups=2)
+
+
+@pytest.mark.parametrize("channels, groups", [(3, 1), (16, 1), (6, 6)])
+def test_taps_very_far_apart(channels, groups, device):
+    """Offsets within a window pass 2**31, and only the middle tap meets the image."""
+    x, w = torch.randn(1, channels, 4, 5, device=device), torch.randn(6, channels // groups, 3, 3, device=device)
+    got = conv2d(x, w, padding=2**29, dilation=2**29, groups=groups)
+    torch.testing.assert_close(got, conv2d(x, w[:, :, 1:2, 1:2], groups=groups))
+
+
+@layouts
+def test_nan_and_infinity(layout, dtype, device):
+    x = random(2, 5, 9, 8, dtype=dtype, device=device, layout=layout)
+    w = random(4, 5, 3, 3, dtype=dtype, device=device)
+    x[0, 1, 2, 3], x[1, 2, 0, 0], x[1, 3, 5, 5] = float("nan"), float("inf"), -float("inf")
+    check(x, w, padding=1, activation="relu")
+    w[1, 2, 0, 1] = float("inf")  # and no other filter may see it
+    check(x, w)
+    check(random(2, 4, 5, 5, dtype=dtype, device=device), w[:, :1], groups=4)
+
+
+@hypothesis.given(data=st.data())
+def test_any_parameters(data, device):
+    def draw(name, low, high):
+        return data.draw(st.integers(low, high), label=name)
+
+    groups = data.draw(st.sampled_from([1, 1, 2, 3]), label="groups")
+    C, K = groups * data.draw(st.sampled_from([1, 3, 8, 16, 32])), groups * draw("filters", 1, 20)
+    R, S = data.draw(st.sampled_from([(1, 1), (2, 3), (3, 3), (4, 1)]), label="kernel_size")
+    pads, steps, gaps = ((draw(n, low, high), draw(n, low, high)) for n, low, high in
+                         [("padding", 0, 3), ("stride", 1, 3), ("dilation", 1, 3)])  # fmt: skip
+    H = max(1, gaps[0] * (R - 1) + 1 - 2 * pads[0]) + draw("height", 0, 9)
+    W = max(1, gaps[1] * (S - 1) + 1 - 2 * pads[1]) + draw("width", 0, 9)
+    x_layout, w_layout = (data.draw(st.sampled_from(sorted(LAYOUTS)), label="layout") for _ in range(2))
+    x = random(draw("images", 1, 3), C, H, W, dtype=torch.float32, device=device, layout=x_layout)
+    w = random(K, C // groups, R, S, dtype=torch.float32, device=device, layout=w_layout)
+    check(x, w, padding=pads, stride=steps, dilation=gaps, groups=groups)
+
+
+def test_opcheck(dtype, device):
+    x, w = torch.randn(2, 4, 6, 5, dtype=dtype, device=device), torch.randn(8, 4, 3, 3, dtype=dtype, device=device)
+    op = torch.ops.course.conv2d.default
+    torch.library.opcheck(op, (x, w, None, None, [1, 1], [0, 0, 0, 0], [1, 1], 1, None))
+    x = x.to(memory_format=torch.channels_last)
+    residual = torch.randn(2, 8, 3, 3, dtype=dtype, device=device)
+    torch.library.opcheck(op, (x, w[:, :2], w[:, 0, 0, 0], residual, [2, 2], [1, 1, 1, 1], [1, 1], 2, "relu"))
+
+
+def test_compiles_without_graph_breaks(device):
+    x, w = torch.randn(2, 4, 6, 5, device=device), torch.randn(8, 4, 3, 3, device=device)
+    bias = torch.randn(8, device=device)
+    compiled = torch.compile(conv2d, fullgraph=True, backend="aot_eager")
+    for images in (x, x.to(memory_format=torch.channels_last), x[0]):
+        got = compiled(images, w, bias, padding="same", activation="relu")
+        assert_like_pytorch(got, F.conv2d(images, w, bias, padding="same"))
+        torch.testing.assert_close(got, conv2d(images, w, bias, padding=1, activation="relu"))
+
+
+def test_bad_input(device):
+    x, w = torch.randn(2, 4, 5, 5, device=device), torch.randn(6, 4, 3, 3, device=device)
+
+    def refused(message, *args, error=ValueError, **how):
+        with pytest.raises(error, match=f"^conv2d: expected {message}"):
+            conv2d(*args, **how)
+
+    refused(r"x \(N, C, H, W\) or \(C, H, W\) with H and W at least 1, got \(5, 5\)", x[0, 0], w)
+    refused(r"x .* with H and W at least 1, got \(2, 4, 0, 5\)", x[:, :, :0], w, padding=2)
+    refused(r"weight \(K, C / groups, R, S\), only C 0 at most, got \(6, 4, 3\)", x, w[..., 0])
+    refused(r"weight .*, got \(0, 4, 3, 3\)", x, w[:0])
+    refused(r"weight .*, got \(6, 4, 0, 3\)", x, w[:, :, :0])
+    refused(r"x with 4 channels \(1 groups of 4\), got 3", x[:, :3], w)
+    refused(r"x with 8 channels \(2 groups of 4\), got 4", x, w, groups=2)
+    refused("groups that divide the 6 filters, got 4", x, w, groups=4)
+    refused("groups that divide the 6 filters, got 0", x, w, groups=0)
+    refused(r"bias \(6,\), got \(4,\)", x, w, w[0, :, 0, 0])
+    refused(r"residual \(2, 6, 3, 3\), got \(2, 4, 5, 5\)", x, w, residual=x)
+    refused("activation to be one of .*, got 'tanh'", x, w, activation="tanh")
+    refused("padding of at least 0, got -1", x, w, padding=-1)
+    refused("stride of at least 1, got 0", x, w, stride=0)
+    refused("dilation of at least 1, got 0", x, w, dilation=0)
+    refused("stride to be an integer or a pair of integers, got 3 of them", x, w, stride=(1, 1, 1))
+    refused("stride to be an integer or a pair of integers, got 1.5", x, w, stride=1.5, error=TypeError)
+    refused("stride 1 for padding='same', got", x, w, padding="same", stride=2)
+    refused("padding to be 'same', 'valid' or integers, got 'full'", x, w, padding="full")
+    refused(r"x that holds 3 by 3 taps at least once, got \(2, 4, 5, 5\)", x, w, dilation=3)
+    refused("weight in torch.float32 as x, got torch.float16", x, w.half(), error=TypeError)
+    refused("x in float32, float16 or bfloat16, got torch.int64", x.long(), w.long(), error=TypeError)
+    refused("weight on .*, got meta", x, w.to("meta"))
+    with torch.enable_grad(), pytest.raises(ValueError, match="conv2d: weight requires a gradient"):
+        conv2d(x, w.clone().requires_grad_())
+
+
+@pytest.mark.gpu
+def test_cpu_tensor_says_what_to_do():
+    with pytest.raises(ValueError, match=r"conv2d: expected x on a GPU, got cpu: move it with \.cuda\(\)"):
+        conv2d(torch.randn(1, 3, 4, 4), torch.randn(2, 3, 3, 3))
+
+
+@pytest.mark.gpu
+@layouts
+def test_float32_precision_follows_pytorch(layout, ieee):
+    x = random(2, 64, 14, 14, dtype=torch.float32, device="cuda", layout=layout)
+    w = random(64, 64, 3, 3, dtype=torch.float32, device="cuda")
+    check(x, w, padding=1)
+    exact, _ = reference(x, w, padding=1)
+    full = (conv2d(x, w, padding=1).cpu() - exact).abs().max()
+    torch.backends.cudnn.allow_tf32 = True
+    check(x, w, padding=1)
+    assert (conv2d(x, w, padding=1).cpu() - exact).abs().max() > 10 * full
+
+
+@pytest.mark.gpu
+def test_graph_capture():
+    """Also where the sums are split, and twice the same bits."""
+    x, w = torch.randn(1, 512, 7, 7, device="cuda"), torch.randn(512, 512, 3, 3, device="cuda")
+    want = conv2d(x, w, padding=1)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = conv2d(x, w, padding=1)
+    graph.replay()
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("x_shape, w_shape, how", [
+    ((520, 64, 256, 256), (8, 64, 3, 3), dict(stride=4)),  # many images
+    ((1, 16, 18_000, 8_192), (8, 16, 3, 3), dict(stride=4)),  # one image, and its channels 2**31 apart
+    ((1, 1, 2**16, 2**15 + 8), (1, 1, 3, 3), dict(padding=1)),  # more than 2**31 pixels
+    ((1, 16, 16_400, 8_192), (16, 1, 3, 3), dict(padding=1, groups=16)),
+])  # fmt: skip
+@layouts
+def test_more_than_2_31_elements(x_shape, w_shape, how, layout):
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    x = torch.empty(x_shape, dtype=torch.float16, device="cuda", memory_format=memory_format).normal_()
+    w = torch.randn(w_shape, dtype=torch.float16, device="cuda")
+    got = conv2d(x, w, **how)
+    # the end of the last image, computed on its own but for what the cut changes
+    exact, magnitude = (t[:, :, 2:] for t in reference(x[-1:, :, -64:], w, **how))
+    assert_accurate(got[-1:, :, -exact.shape[2] :], exact, terms=w[0].numel(), magnitude=magnitude)

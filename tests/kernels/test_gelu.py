@@ -1,0 +1,98 @@
+import math
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from course.kernels import gelu
+from tests.compare import assert_accurate, assert_like_pytorch
+
+APPROXIMATE = ["none", "tanh"]
+
+
+def exact(x, approximate):
+    """Written out: PyTorch's own, on the CPU, makes NaN of +inf."""
+    x = x.double()
+    if approximate == "none":
+        return 0.5 * x * (1 + torch.erf(x * math.sqrt(0.5)))
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def check(x, approximate="none"):
+    """1 + erf(...) errs by units of 1, of erf's range and not of its own value: hence the magnitude |x|."""
+    got = gelu(x, approximate=approximate)
+    assert_like_pytorch(got, torch.nn.functional.gelu(x, approximate=approximate))
+    assert_accurate(got, exact(x, approximate), magnitude=x.double().abs().nan_to_num(0, 0, 0))
+
+
+@pytest.mark.parametrize("approximate", APPROXIMATE)
+@pytest.mark.parametrize("n", [0, 1, 2, 1023, 1024, 1025, 98_432])
+def test_sizes(n, approximate, dtype, device):
+    check(2 * torch.randn(n, dtype=dtype, device=device), approximate)
+
+
+@pytest.mark.parametrize("view", [
+    lambda t: t, lambda t: t.mT, lambda t: t[..., ::2], lambda t: t[:, 1:], lambda t: t.permute(1, 2, 3, 0),
+    lambda t: t.to(memory_format=torch.channels_last), lambda t: t[:, :1].expand(t.shape), lambda t: t[0, 0, 0, 0],
+    lambda t: t[:, :0],
+])  # fmt: skip
+def test_strides(view, dtype, device):
+    check(view(torch.randn(4, 6, 5, 8, dtype=dtype, device=device)))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("approximate", APPROXIMATE)
+def test_nan_infinity_and_large_values(approximate, dtype, device):
+    large = [v for v in (30.0, 60000.0, 1e15, 1e38) if v <= torch.finfo(dtype).max]
+    values = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, *large, *(-v for v in large)]
+    check(torch.tensor(values, dtype=dtype, device=device), approximate)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+def test_every_float16_number(device):
+    x = torch.arange(-(2**15), 2**15, device=device).to(torch.int16).view(torch.float16)
+    for approximate in APPROXIMATE:
+        check(x, approximate)
+
+
+@hypothesis.given(shape=st.lists(st.integers(0, 9), max_size=5), data=st.data())
+def test_any_shapes(shape, data, device):
+    order = data.draw(st.permutations(range(len(shape))))
+    check(torch.randn(shape, device=device).permute(order), data.draw(st.sampled_from(APPROXIMATE)))
+
+
+def test_opcheck(dtype, device):
+    x = torch.randn(3, 4, dtype=dtype, device=device)
+    for approximate in APPROXIMATE:
+        torch.library.opcheck(torch.ops.course.gelu.default, (x.T, approximate))
+
+
+def test_compiles_without_graph_breaks(device):
+    x = torch.randn(3, 4, device=device)
+    compiled = torch.compile(gelu, fullgraph=True, backend="aot_eager")
+    for approximate in APPROXIMATE:
+        want = torch.nn.functional.gelu(x, approximate=approximate)
+        torch.testing.assert_close(compiled(x, approximate=approximate), want)
+
+
+def test_bad_input(device):
+    x = torch.randn(3, 4, device=device)
+    with pytest.raises(ValueError, match="gelu: expected approximate 'none' or 'tanh', got 'erf'"):
+        gelu(x, approximate="erf")
+    with pytest.raises(TypeError, match="gelu: expected x in float32, float16 or bfloat16, got torch.int64"):
+        gelu(x.long())
+    with torch.enable_grad(), pytest.raises(ValueError, match="gelu: x requires a gradient"):
+        gelu(x.requires_grad_())
+
+
+@pytest.mark.gpu
+def test_cpu_tensor_says_what_to_do():
+    with pytest.raises(ValueError, match=r"gelu: expected x on a GPU, got cpu: move it with \.cuda\(\)"):
+        gelu(torch.randn(3))
+
+
+@pytest.mark.gpu
+def test_more_than_2_31_elements():
+    x = torch.randn(2**31 + 5, dtype=torch.float16, device="cuda")
+    assert_accurate(gelu(x)[-9:], exact(x[-9:], "none"), magnitude=x[-9:].double().abs())

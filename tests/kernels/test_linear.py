@@ -1,0 +1,168 @@
+import hypothesis
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+
+from course.kernels import linear
+from tests.compare import assert_accurate, assert_like_pytorch
+from tests.kernels.test_matmul import needs_tma, normal, pointers, rounding, tf32, tma, use  # noqa: F401  a fixture
+
+ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda y: F.gelu(y, approximate="tanh")}
+
+
+def check(x, weight, bias=None, activation=None, residual=None):
+    got = linear(x, weight, bias, activation=activation, residual=residual)
+    assert_like_pytorch(got, F.linear(x, weight, bias))
+    bias64 = None if bias is None else bias.double()
+    exact = ACTIVATIONS[activation](F.linear(x.double(), weight.double(), bias64))
+    magnitude = F.linear(x.double().abs(), weight.double().abs(), None if bias is None else bias64.abs())
+    if residual is not None:
+        exact, magnitude = exact + residual.double(), magnitude + residual.double().abs()
+    # no activation is steeper than 1.13
+    assert_accurate(got, exact, terms=x.shape[-1] + 2, magnitude=1.13 * magnitude, input_rounding=rounding(x.dtype))
+
+
+@pytest.mark.parametrize("x_shape, N", [
+    ((1, 1), 1), ((5, 7), 3), ((197, 100), 65), ((1, 300), 10), ((7,), 3), ((2, 5, 7), 3), ((2, 3, 1, 7), 4),
+    ((0, 7), 3), ((2, 0, 7), 3), ((5, 7), 0),
+])  # fmt: skip
+def test_shapes(x_shape, N, dtype, device):
+    x, weight, bias = normal(x_shape, dtype), normal((N, x_shape[-1]), dtype), normal(N, dtype)
+    check(x, weight)
+    check(x, weight, bias, "gelu", normal((*x_shape[:-1], N), dtype))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_epilogues(activation, dtype, device):
+    x, weight, bias, residual = (normal(shape, dtype) for shape in ((2, 33, 50), (40, 50), 40, (2, 33, 40)))
+    for b in (None, bias):
+        for r in (None, residual):
+            check(x, weight, b, activation, r)
+
+
+def test_no_terms(dtype, device):
+    """Over no inputs the sum is zero: what remains is the bias."""
+    bias, residual = normal(5, dtype), normal((3, 5), dtype)
+    check(normal((3, 0), dtype), normal((5, 0), dtype), bias, "relu", residual)
+
+
+VIEWS = {
+    "transposed": lambda t: t.mT.contiguous().mT,
+    "sliced": lambda t: F.pad(t, (3, 2))[..., 3:-2],
+    "batch and rows swapped": lambda t: t.transpose(0, 1).contiguous().transpose(0, 1),
+    "one matrix, repeated": lambda t: t[:1].expand(t.shape),
+    "one column, repeated": lambda t: t[..., :1].expand(t.shape),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
+def test_strides(view, dtype, device):
+    x, weight, residual = normal((3, 20, 50), dtype), normal((1, 40, 50), dtype), normal((3, 20, 40), dtype)
+    bias = normal(80, dtype)[::2]
+    check(view(x), weight[0], bias)
+    check(x, view(weight)[0], bias)
+    check(x, weight[0], bias, residual=view(residual))
+    check(view(x), weight[0], bias, "gelu", view(residual))
+
+
+def test_residual_is_the_input(device):
+    x = normal((6, 16))
+    check(x, normal((16, 16)), residual=x)
+
+
+@pytest.mark.parametrize("activation, with_residual", [(None, True), ("gelu", False), ("gelu_tanh", True)])
+@pytest.mark.parametrize("path", ["pointers", "split", pytest.param("tma", marks=needs_tma)])
+def test_every_path(path, activation, with_residual, dtype, monkeypatch, tf32):  # noqa: F811
+    slices = 4 if with_residual else 1
+    used = use(monkeypatch, {"pointers": pointers(), "split": pointers(3), "tma": tma(slices)}[path], pointers())
+    x, weight, bias = normal((2, 75, 200), dtype), normal((136, 200), dtype), normal(136, dtype)
+    residual = normal((2, 75, 136), dtype) if with_residual else None
+    check(x, weight, bias, activation, residual)
+    assert ("SLICES" in used[0].kwargs) == (path == "tma")
+
+
+@needs_tma
+def test_residual_that_the_copy_engine_cannot_read(monkeypatch, dtype):
+    used = use(monkeypatch, tma(), pointers())
+    check(normal((64, 32), dtype), normal((64, 32), dtype), residual=normal((64, 64), dtype).T)
+    check(normal((64, 32), dtype), normal((64, 32), dtype), residual=normal((64, 65), dtype)[:, 1:])
+    assert not any("SLICES" in config.kwargs for config in used)
+
+
+def test_nan_and_infinity(device):
+    x, weight, residual = normal((40, 30)), normal((20, 30)), normal((40, 20))
+    x[3, 7], x[5, 29], weight[2, 4], residual[1, 1] = float("nan"), float("inf"), -float("inf"), float("nan")
+    for activation in ACTIVATIONS:
+        check(x, weight, None, activation, residual)
+
+
+@hypothesis.given(
+    lead=st.lists(st.integers(0, 5), max_size=3), N=st.integers(0, 40), K=st.integers(0, 40),
+    activation=st.sampled_from(list(ACTIVATIONS)), with_bias=st.booleans(), with_residual=st.booleans(),
+)  # fmt: skip
+def test_any_shapes(lead, N, K, activation, with_bias, with_residual):
+    residual = normal((*lead, N)) if with_residual else None
+    check(normal((*lead, K)), normal((N, K)), normal(N) if with_bias else None, activation, residual)
+
+
+def test_opcheck(dtype, device):
+    x, weight, bias, residual = (normal(shape, dtype) for shape in ((2, 3, 4), (5, 4), 5, (2, 3, 5)))
+    torch.library.opcheck(torch.ops.course.linear.default, (x, weight, None, None, None))
+    torch.library.opcheck(torch.ops.course.linear.default, (x.mT.contiguous().mT, weight, bias, residual, "gelu"))
+
+
+def test_compiles_without_graph_breaks(device):
+    x, weight, bias, residual = normal((2, 3, 4)), normal((5, 4)), normal(5), normal((2, 3, 5))
+    compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
+    got = compiled(x, weight, bias, activation="relu", residual=residual)
+    torch.testing.assert_close(got, linear(x, weight, bias, activation="relu", residual=residual))
+
+
+def test_bad_input(device):
+    x, weight, bias = normal((3, 4)), normal((5, 4)), normal(5)
+    with pytest.raises(ValueError, match=r"linear: expected x \(\.\.\., 4\) for weight \(5, 4\), got \(3, 5\)"):
+        linear(normal((3, 5)), weight)
+    with pytest.raises(ValueError, match=r"linear: expected x \(\.\.\., 4\) .* got \(\)"):
+        linear(x[0, 0], weight)
+    with pytest.raises(ValueError, match=r"linear: expected weight \(N, K\), got \(4,\)"):
+        linear(x, weight[0])
+    with pytest.raises(ValueError, match=r"linear: expected bias \(5,\), got \(4,\)"):
+        linear(x, weight, bias[1:])
+    with pytest.raises(ValueError, match=r"linear: expected residual \(3, 5\), got \(5,\)"):
+        linear(x, weight, residual=bias)
+    with pytest.raises(ValueError, match=r"linear: expected activation to be one of \[None, 'relu', .*\], got 'silu'"):
+        linear(x, weight, activation="silu")
+    with pytest.raises(TypeError, match="linear: expected bias in torch.float32 as x, got torch.float16"):
+        linear(x, weight, bias.half())
+    with pytest.raises(TypeError, match="linear: expected x in float32, float16 or bfloat16, got torch.int64"):
+        linear(x.long(), weight.long())
+    with pytest.raises(ValueError, match="linear: expected residual on .*, got meta"):
+        linear(x, weight, residual=normal((3, 5)).to("meta"))
+    with torch.enable_grad(), pytest.raises(ValueError, match="linear: weight requires a gradient"):
+        linear(x, weight.clone().requires_grad_())
+
+
+@pytest.mark.gpu
+def test_cpu_tensor_says_what_to_do():
+    with pytest.raises(ValueError, match=r"linear: expected x on a GPU, got cpu: move it with \.cuda\(\)"):
+        linear(torch.randn(3, 4), torch.randn(5, 4))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 197, 1576, 12608])
+def test_layers_of_a_transformer(rows, dtype, ieee):
+    for N, K, activation, with_residual in (
+        (2304, 768, None, False), (768, 768, None, True), (3072, 768, "gelu", False), (768, 3072, None, True),
+    ):  # fmt: skip
+        residual = normal((rows, N), dtype) if with_residual else None
+        check(normal((rows, K), dtype), normal((N, K), dtype), normal(N, dtype), activation, residual)
+
+
+@pytest.mark.gpu
+def test_more_than_2_31_elements():
+    x, weight, bias = (normal(shape, torch.float16) for shape in ((40_000, 64), (60_000, 64), 60_000))
+    residual = normal(60_000, torch.float16).expand(40_000, -1)
+    got = linear(x, weight, bias, activation="relu", residual=residual)[-300:, -300:]
+    want = linear(x[-300:], weight[-300:], bias[-300:], activation="relu", residual=residual[-300:, -300:])
+    torch.testing.assert_close(got, want)

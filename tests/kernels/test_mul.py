@@ -1,0 +1,87 @@
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from course.kernels import mul
+from tests.compare import assert_accurate, assert_like_pytorch
+
+
+def check(x, y):
+    got = mul(x, y)
+    assert_like_pytorch(got, torch.mul(x, y))
+    assert_accurate(got, x.double() * y.double())
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 1023, 1024, 1025, 98_432])
+def test_sizes(n, dtype, device):
+    check(torch.randn(n, dtype=dtype, device=device), torch.randn(n, dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize("x_shape, y_shape", [
+    ((), ()), ((3,), ()), ((4, 1), (1, 5)), ((2, 3, 4, 5), (3, 1, 5)), ((7, 1, 5, 1), (3, 1, 9)), ((0, 3), (1, 3)),
+])  # fmt: skip
+def test_broadcasting(x_shape, y_shape, dtype, device):
+    check(torch.randn(x_shape, dtype=dtype, device=device), torch.randn(y_shape, dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize("view", [
+    lambda t: t.mT, lambda t: t[..., ::2], lambda t: t[:, 1:], lambda t: t.permute(1, 2, 3, 0),
+    lambda t: t.to(memory_format=torch.channels_last), lambda t: t[:, :1].expand(t.shape),
+])  # fmt: skip
+def test_strides(view, dtype, device):
+    x = view(torch.randn(4, 6, 5, 8, dtype=dtype, device=device))
+    check(x, torch.randn(x.shape, dtype=dtype, device=device))
+    check(torch.randn(x.shape, dtype=dtype, device=device), x)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+def test_nan_infinity_and_overflow(dtype, device):
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 60000.0], dtype=dtype, device=device)
+    check(values[:, None], values[None, :])
+
+
+@hypothesis.given(shape=st.lists(st.integers(0, 9), max_size=4), data=st.data())
+def test_any_shapes(shape, data, device):
+    def operand(name):
+        sizes = [data.draw(st.sampled_from([1, n])) for n in shape]
+        first = data.draw(st.integers(0, len(sizes)), label=f"first dimension of {name}")
+        return torch.randn(sizes[first:], device=device)
+
+    check(operand("x"), operand("y"))
+
+
+def test_opcheck(dtype, device):
+    x, y = torch.randn(3, 4, dtype=dtype, device=device), torch.randn(4, dtype=dtype, device=device)
+    torch.library.opcheck(torch.ops.course.mul.default, (x, y))
+
+
+def test_compiles_without_graph_breaks(device):
+    x, y = torch.randn(3, 4, device=device), torch.randn(4, device=device)
+    compiled = torch.compile(mul, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y), x * y)
+
+
+def test_bad_input(device):
+    x = torch.randn(3, 4, device=device)
+    with pytest.raises(ValueError, match=r"mul: expected shapes that broadcast, got x \(3, 4\), y \(3, 3\)"):
+        mul(x, torch.randn(3, 3, device=device))
+    with pytest.raises(TypeError, match="mul: expected y in torch.float32 as x, got torch.float16"):
+        mul(x, x.half())
+    with pytest.raises(TypeError, match="mul: expected y to be a tensor, got float"):
+        mul(x, 2.0)
+    with torch.enable_grad(), pytest.raises(ValueError, match="mul: y requires a gradient"):
+        mul(x, x.clone().requires_grad_())
+
+
+@pytest.mark.gpu
+def test_cpu_tensor_says_what_to_do():
+    with pytest.raises(ValueError, match=r"mul: expected x on a GPU, got cpu: move it with \.cuda\(\)"):
+        mul(torch.randn(3), torch.randn(3))
+
+
+@pytest.mark.gpu
+def test_more_than_2_31_elements():
+    x = torch.randn(2**31 + 5, dtype=torch.float16, device="cuda")
+    got = mul(x, torch.full((1,), 2.0, dtype=torch.float16, device="cuda"))
+    torch.testing.assert_close(got[-9:], 2 * x[-9:], rtol=0, atol=0)

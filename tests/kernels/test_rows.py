@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from course.kernels import _rows
+from tests.kernels.test_layer_norm import check as check_layer_norm
+from tests.kernels.test_softmax import check as check_softmax
+
+
+@pytest.fixture(autouse=True)
+def gpu_tiles(monkeypatch):
+    """The tiles that a GPU would get: the interpreter's own are so large that one covers most tests."""
+    monkeypatch.setattr(_rows, "INTERPRET", False)
+    _rows._plan.cache_clear()
+    yield
+    _rows._plan.cache_clear()
+
+
+@pytest.mark.parametrize("view", [
+    lambda t: t, lambda t: t.T, lambda t: t[1:, 1:], lambda t: t[:, ::2], lambda t: t[:1].expand(t.shape),
+    lambda t: t[:, :1].expand(t.shape), lambda t: t.unflatten(0, (4, -1)).mT, lambda t: t.unflatten(1, (8, -1)),
+    lambda t: t.unflatten(0, (4, -1))[:, 1:], lambda t: t.unflatten(1, (8, -1)).permute(2, 0, 1),
+])  # fmt: skip
+@pytest.mark.parametrize("shape", [(64, 200), (200, 64), (40, 96), (16, 2048), (2048, 16), (8, 33_000)])
+def test_tiles_cover_every_row(shape, view, device):
+    x = view(torch.randn(shape, device=device))
+    for dim in range(x.ndim):
+        check_softmax(x, dim)
+    for n_dims in range(1, x.ndim + 1):
+        check_layer_norm(x, n_dims)
+
+
+def test_every_run_begins_at_a_multiple_of_its_alignment(device):
+    """Vectors are loaded on the strength of it."""
+    for cols in (1, 2, 3, 4, 10, 197, 1000, 1024, 40_000):
+        for x in (torch.empty(12, cols, device=device), torch.empty(cols, 12, device=device).T):
+            y = torch.empty_like(x, memory_format=torch.contiguous_format)
+            for dim in (0, 1):
+                _, rows = _rows.find_rows(x, y, dim, dim + 1, 1 << 15)
+                for side, name, size in ((1, "M", rows.sizes[0]), (2, "N", rows.sizes[1])):
+                    align = rows.tile[f"ALIGN_{name}"]
+                    assert size % align == 0 and rows.tile[f"BLOCK_{name}"] % align == 0
+                    for strides in (rows.x_strides, rows.y_strides):
+                        if strides[side] == 1:
+                            assert all(s % align == 0 for d, s in enumerate(strides) if d != side)

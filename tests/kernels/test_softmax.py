@@ -1,0 +1,130 @@
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from course.kernels import softmax
+from tests.compare import assert_accurate, assert_like_pytorch
+
+
+def check(x, dim=-1):
+    got = softmax(x, dim)
+    assert_like_pytorch(got, torch.softmax(x, dim))
+    compare(got, x, dim)
+
+
+def compare(got, x, dim):
+    """Rounding x - m moves exp(x - m) by |x - m| units of it; the rest of the sum, made in pairs, by a few."""
+    if x.numel():
+        below = x.double().amax(dim, keepdim=True) - x.double()
+        exact = torch.softmax(x.double(), dim)
+        assert_accurate(got, exact, magnitude=(exact * (16 + below)).nan_to_num(0, 0, 0))
+
+
+@pytest.mark.parametrize("cols", [1, 2, 10, 197, 1000, 1024, 1025, 5000])
+def test_row_lengths(cols, dtype, device):
+    check(torch.randn(37, cols, dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize("shape, dim", [
+    ((3, 32_768), 1), ((3, 32_769), 1), ((2, 70_001), 1), ((40_000, 3), 0), ((2, 2500, 33), 1), ((150_000,), 0),
+])  # fmt: skip
+def test_rows_longer_than_a_block(shape, dim, dtype, device):
+    check(3 * torch.randn(shape, dtype=dtype, device=device), dim)
+
+
+@pytest.mark.parametrize("shape, dim", [
+    ((), -1), ((1,), 0), ((1, 1, 1), 1), ((5, 0), 1), ((0, 5), 1), ((5, 0), 0), ((2, 0, 3), 0),
+    ((2, 3, 4, 5), 0), ((2, 3, 4, 5), 1), ((2, 3, 4, 5), -2), ((2, 3, 4, 5), 3), ((1000, 7), 0), ((4, 64, 16, 16), 1),
+])  # fmt: skip
+def test_any_dimension(shape, dim, dtype, device):
+    check(torch.randn(shape, dtype=dtype, device=device), dim)
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+@pytest.mark.parametrize("view", [
+    lambda t: t.mT, lambda t: t[..., ::2], lambda t: t[:, 1:, :, 1:], lambda t: t[:, 3], lambda t: t[:, :, ::2],
+    lambda t: t.permute(1, 2, 3, 0), lambda t: t.permute(3, 1, 2, 0), lambda t: t.flatten(1).T,
+    lambda t: t.to(memory_format=torch.channels_last), lambda t: t[:, :1].expand(t.shape),
+    lambda t: t[..., :1].expand(t.shape),
+])  # fmt: skip
+def test_strides(view, dim, device):
+    check(view(torch.randn(4, 6, 5, 16, device=device)), dim)
+
+
+@pytest.mark.parametrize("view", [lambda t: t, lambda t: t.to(memory_format=torch.channels_last), lambda t: t.mT])
+def test_strides_in_any_dtype(view, dtype, device):
+    check(view(torch.randn(2, 32, 16, 24, dtype=dtype, device=device)), 1)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("cols", [9, 40_001])
+def test_nan_and_infinity(cols, dtype, device):
+    x = torch.randn(9, cols, dtype=dtype, device=device)
+    inf = float("inf")
+    x[1, -1] = float("nan")
+    x[2, 3] = inf
+    x[3, 0] = x[3, 4] = inf
+    x[4] = -inf
+    x[5, :-1] = -inf
+    x[6, :5] = -inf
+    x[7, :] = torch.finfo(dtype).min
+    x[8, ::2] = torch.finfo(dtype).max
+    check(x)
+    check(x.T, 0)
+
+
+def test_a_wide_range(dtype, device):
+    x = torch.linspace(-40, 40, 2000, device=device).to(dtype) + torch.zeros(3, 1, dtype=dtype, device=device)
+    check(x + 1000)
+    check(x - 1000)
+
+
+@hypothesis.given(shape=st.lists(st.integers(1, 24), min_size=1, max_size=4), data=st.data())
+def test_any_shapes(shape, data, device):
+    order = data.draw(st.permutations(range(len(shape))))
+    steps = [data.draw(st.sampled_from([1, 1, 2])) for _ in shape]
+    x = torch.randn(shape, device=device)[tuple(slice(None, None, step) for step in steps)].permute(order)
+    check(x, data.draw(st.integers(-len(shape), len(shape) - 1)))
+
+
+def test_opcheck(dtype, device):
+    x = torch.randn(3, 4, 5, dtype=dtype, device=device)
+    torch.library.opcheck(torch.ops.course.softmax.default, (x, 2))
+    torch.library.opcheck(torch.ops.course.softmax.default, (x.mT, 1))
+
+
+def test_compiles_without_graph_breaks(device):
+    x = torch.randn(3, 4, device=device)
+    compiled = torch.compile(softmax, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), torch.softmax(x, -1))
+    torch.testing.assert_close(compiled(x, dim=0), torch.softmax(x, 0))
+
+
+def test_bad_input(device):
+    x = torch.randn(3, 4, device=device)
+    with pytest.raises(ValueError, match="softmax: expected dim between -2 and 1, got 2"):
+        softmax(x, 2)
+    with pytest.raises(ValueError, match="softmax: expected dim between -1 and 0, got -2"):
+        softmax(x[0, 0], -2)
+    with pytest.raises(TypeError, match="softmax: expected x in float32, float16 or bfloat16, got torch.int64"):
+        softmax(x.long())
+    with torch.enable_grad(), pytest.raises(ValueError, match="softmax: x requires a gradient"):
+        softmax(x.requires_grad_())
+
+
+@pytest.mark.gpu
+def test_cpu_tensor_says_what_to_do():
+    with pytest.raises(ValueError, match=r"softmax: expected x on a GPU, got cpu: move it with \.cuda\(\)"):
+        softmax(torch.randn(3))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape, dim", [
+    ((2**16 + 1, 2**15), 1), ((2**11 + 1, 2**20), 1), ((5, 2**29), 0), ((3, 2**30), 1),
+])  # fmt: skip
+def test_more_than_2_31_elements(shape, dim):
+    x = 10 * torch.randn(shape, dtype=torch.float16, device="cuda")  # so that a few elements of a row stand out
+    got = softmax(x, dim)
+    last = (slice(None), slice(-9, None)) if dim == 0 else slice(-1, None)
+    compare(got[last], x[last], dim)

@@ -1,0 +1,87 @@
+"""Every exercise: the stub is unsolved, the solution passes, the plausible mistakes are found and explained."""
+import difflib
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+
+import course.exercises
+from course import lab
+from course.exercises import find
+from course.lab.check import arguments
+
+CHAPTERS = [module.name for module in pkgutil.iter_modules(course.exercises.__path__)]
+EXERCISES = [e for chapter in CHAPTERS for e in importlib.import_module(f"course.exercises.{chapter}").EXERCISES]
+WRONG = [(exercise, mistake) for exercise in EXERCISES for mistake in exercise.wrong]
+
+each_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.name)
+
+
+@pytest.fixture
+def with_gradients_as_in_a_notebook():
+    with torch.enable_grad():
+        yield
+
+
+@each_exercise
+def test_stub_is_unsolved(exercise):
+    report = lab.check(exercise, exercise.build(exercise.stub))
+    assert report.status == "unsolved", report
+
+
+@each_exercise
+def test_solution_passes(exercise, with_gradients_as_in_a_notebook):
+    report = lab.check(exercise, exercise.build(exercise.answer))
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("exercise, mistake", WRONG, ids=[f"{e.name}: {mistake}" for e, mistake in WRONG])
+def test_mistake_is_found_and_explained(exercise, mistake):
+    report = lab.check(exercise, exercise.build(exercise.wrong_source(mistake)), seconds=5)
+    assert report.status == "failed"
+    assert exercise.wrong[mistake].says in repr(report), report
+
+
+@each_exercise
+def test_solution_and_stub_differ_in_what_the_learner_writes(exercise):
+    stub, answer = exercise.stub.splitlines(), exercise.answer.splitlines()
+    changes = [c for c in difflib.SequenceMatcher(a=stub, b=answer, autojunk=False).get_opcodes() if c[0] != "equal"]
+    assert changes
+    for _, start, end, _, _ in changes:
+        gap = stub[start:end]
+        assert gap and all("..." in line for line in gap), gap
+    assert "#>" not in exercise.stub + exercise.answer and "#<" not in exercise.stub + exercise.answer
+
+
+@each_exercise
+def test_enough_cases(exercise):
+    inputs = [[a for a in arguments(exercise, make) if torch.is_tensor(a)] for make in exercise.cases.values()]
+    assert len(inputs) >= 5
+    sizes = [max(a.numel() for a in tensors) for tensors in inputs]
+    assert min(sizes) == 1 and max(sizes) >= 100_000
+    assert any(size % 2 for size in sizes[1:])
+    assert any(not a.is_contiguous() for tensors in inputs for a in tensors)
+
+
+@each_exercise
+def test_help_and_mistakes_are_there(exercise):
+    assert len(exercise.hints) == 3 and all(exercise.hints) and exercise.explanation
+    assert len(exercise.wrong) >= 3
+    assert exercise.task.startswith("### Exercise ")
+    parameters = list(inspect.signature(exercise.solution[-1]).parameters)
+    assert parameters == [*inspect.signature(exercise.reference).parameters, "out"]
+
+
+def test_names_are_unique_and_found():
+    assert len({e.name for e in EXERCISES}) == len(EXERCISES)
+    assert all(find(e.name) is e for e in EXERCISES)
+    with pytest.raises(LookupError, match="no exercise 'vector_add.x': expected one of vector_add.fill_in"):
+        find("vector_add.x")
+
+
+@pytest.mark.gpu
+@each_exercise
+def test_heavy_inputs_run(exercise):
+    assert lab.check(exercise, exercise.build(exercise.answer)).speed

@@ -1,0 +1,397 @@
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from course import lab
+from course.exercises import find
+from course.kernels import _pointwise
+from course.kernels.add import add_op
+from course.lab.sandbox import Guarded, within
+from course.lab.speed import footprint
+from course.runtime import DEVICE
+
+ROOT = Path(__file__).parents[1]
+ADD = find("vector_add.fill_in")
+
+
+@triton.jit
+def double_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + offs, 2 * tl.load(x_ptr + offs, mask=offs < n), mask=offs < n)
+
+
+@triton.jit
+def unmasked_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + offs, 2 * tl.load(x_ptr + offs))
+
+
+@triton.jit
+def normalise(e):
+    return e / tl.sum(e, axis=0)
+
+
+@triton.jit
+def softmax_kernel(x_ptr, out_ptr, stride, n_cols, BLOCK_N: tl.constexpr):
+    cols = tl.arange(0, BLOCK_N)
+    offs = tl.program_id(0) * stride + cols
+    x = tl.load(x_ptr + offs, mask=cols < n_cols, other=-float("inf"))
+    tl.store(out_ptr + offs, normalise(tl.exp(x - x.max(axis=0))), mask=cols < n_cols)
+
+
+@triton.jit
+def outer_kernel(a_ptr, b_ptr, c_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    a = tl.load(a_ptr + rows, mask=rows < M)
+    b = tl.load(b_ptr + cols, mask=cols < N)
+    inside = (rows < M)[:, None] & (cols < N)[None, :]
+    tl.store(c_ptr + rows[:, None] * N + cols[None, :], a[:, None] * b[None, :], mask=inside)
+
+
+@triton.jit
+def count_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    for start in range(tl.program_id(0) * BLOCK, n, tl.num_programs(0) * BLOCK):
+        offs = start + tl.arange(0, BLOCK)
+        tl.atomic_add(out_ptr, tl.sum(tl.load(x_ptr + offs, mask=offs < n, other=0.0)))
+
+
+@triton.jit
+def descriptor_kernel(x_desc, out_ptr, n, BLOCK: tl.constexpr):
+    x = x_desc.load([tl.program_id(0) * BLOCK])
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + offs, x, mask=offs < n)
+
+
+def vector(n):
+    return torch.arange(float(n), device=DEVICE)
+
+
+class TestTrace:
+    def test_every_element_and_masked_lane_is_counted(self):
+        x, out = vector(10), torch.zeros(10, device=DEVICE)
+        record = lab.trace(double_kernel, (3,), x, out, 10, BLOCK=4)
+        assert (record.read, record.written, record.moved, record.ideal) == (40, 40, 80, 80)
+        assert (record.lanes(), record.lanes("masked"), record.lanes("outside")) == (24, 4, 0)
+        assert not out.any(), "the launch worked on copies"
+        last = record.touches["out_ptr written"][-1]
+        assert last.program == (2, 0, 0) and last.column.tolist() == [8, 9, 10, 11]
+        assert last.state.tolist() == ["active", "active", "masked", "masked"]
+
+    def test_lanes_outside_are_told_apart(self):
+        record = lab.trace(unmasked_kernel, (3,), vector(10), vector(10), BLOCK=4)
+        assert (record.lanes("outside"), record.moved, record.ideal) == (4, 96, 80)
+        assert "4 lanes outside" in repr(record)
+
+    def test_a_lost_pointer_does_no_harm(self):
+        record = lab.trace(unmasked_kernel, (1,), vector(4), vector(4)[:0], BLOCK=1 << 16)
+        assert record.lost + record.lanes("outside") == 2 * (1 << 16) - 4
+
+    def test_functions_called_by_the_kernel_and_masked_columns(self):
+        x = torch.randn(3, 5, device=DEVICE)
+        record = lab.trace(softmax_kernel, (3,), x, torch.empty_like(x), 5, 5, BLOCK_N=8)
+        touch = record.touches["x_ptr read"][0]
+        # the address of a masked lane is that of the next row's first element; its place is behind the row
+        assert touch.row.tolist() == [0] * 8 and touch.column.tolist() == list(range(8))
+        assert record.moved == record.ideal == 2 * 4 * 15
+
+    def test_tiles(self):
+        a, b, c = vector(3), vector(6), torch.empty(3, 6, device=DEVICE)
+        record = lab.trace(outer_kernel, (2, 2), a, b, c, 3, 6, BLOCK_M=2, BLOCK_N=4)
+        tile = record.touches["c_ptr written"][3]
+        assert tile.program == (1, 1, 0)
+        assert (tile.row[:, 0].tolist(), tile.column[0].tolist()) == ([2, 3], [4, 5, 6, 7])
+        assert (record.read, record.written) == (4 * (2 * 3 + 2 * 6), 4 * 18)  # each vector is read by two programs
+        assert record.ideal == 4 * (3 + 6 + 18)
+
+    @pytest.mark.parametrize("view", [lambda t: t[::2], lambda t: t[2:7], lambda t: t.expand(3, 12)])
+    def test_views(self, view):
+        x = view(vector(12))
+        record = lab.trace(double_kernel, (1,), x, vector(4), 1, BLOCK=4)
+        assert record.touches["x_ptr read"][0].state.tolist() == ["active"] + 3 * ["masked"]
+
+    def test_atomics_read_and_write(self):
+        total = torch.zeros(1, device=DEVICE)
+        record = lab.trace(count_kernel, (2,), vector(10), total, 10, BLOCK=4)
+        assert (record.read, record.written) == (40 + 3 * 4, 3 * 4)
+        assert len(record.touches["out_ptr read"]) == 3
+
+    def test_tensor_descriptors(self):
+        x = vector(12)
+        record = lab.trace(descriptor_kernel, (4,), TensorDescriptor.from_tensor(x, [4]), vector(12), 12, BLOCK=4)
+        assert record.read == record.written == 48 and record.lanes("masked") == 2 * 4
+
+    def test_autotuned_kernels_take_their_first_configuration(self):
+        tuned = triton.autotune([triton.Config({"BLOCK": 4}), triton.Config({"BLOCK": 8})], key=["n"])(double_kernel)
+        assert len(lab.trace(tuned, lambda meta: (triton.cdiv(meta["n"], meta["BLOCK"]),), vector(10), vector(10), 10)
+                   .touches["x_ptr read"]) == 3  # fmt: skip
+
+    def test_the_package_s_own_kernel(self):
+        x = vector(10)
+        record = lab.trace(_pointwise.flat_kernel, (3,), x, x.clone(), x.clone(), 10, OP=add_op, BLOCK=4)
+        assert record.moved == record.ideal == 120
+
+    def test_where_kernels_are_compiled(self):
+        """What a GPU machine does: jit functions made to be compiled are interpreted, and compiled afterwards."""
+        done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True,
+                              env={**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)})  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "24 of 64 lanes masked" not in done.stdout and "18 of 48 lanes masked" in done.stdout
+        assert "compiled" in done.stdout
+
+
+COMPILED = """
+from tests.test_lab import softmax_kernel, lab
+import os, torch, triton
+from triton.backends.compiler import GPUTarget
+x = torch.randn(3, 5)
+print(type(softmax_kernel).__name__, lab.trace(softmax_kernel, (3,), x, torch.empty_like(x), 5, 5, BLOCK_N=8))
+assert os.environ["TRITON_INTERPRET"] == "0"
+source = triton.compiler.ASTSource(softmax_kernel, constexprs={"BLOCK_N": 8}, signature={
+    "x_ptr": "*fp32", "out_ptr": "*fp32", "stride": "i32", "n_cols": "i32", "BLOCK_N": "constexpr"})
+assert ".entry softmax_kernel" in triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+print("compiled")
+"""
+
+
+class TestDrawAccess:
+    def test_shows_itself_once_with_words(self):
+        x = torch.randn(3, 5, device=DEVICE)
+        picture = lab.draw_access(softmax_kernel, (3,), x, torch.empty_like(x), 5, 5, BLOCK_N=8)
+        data, metadata = picture._repr_mimebundle_()
+        assert data["image/png"].startswith(b"\x89PNG") and metadata["image/png"]["alt"] == data["text/plain"]
+        assert "60 bytes read, 60 written" in data["text/plain"] == repr(picture)
+
+    def test_many_programs_and_shared_elements(self):
+        a, b, c = vector(16), vector(12), torch.empty(16, 12, device=DEVICE)
+        lab.draw_access(outer_kernel, (8, 2), a, b, c, 16, 12, BLOCK_M=2, BLOCK_N=8).savefig(os.devnull, format="png")
+
+    def test_large_inputs_are_refused(self):
+        with pytest.raises(ValueError, match="draw_access: expected at most 64 rows and columns to draw, got 1 x 128"):
+            lab.draw_access(double_kernel, (2,), vector(128), vector(128), 128, BLOCK=64)
+
+
+def my_add(x, y, out):
+    kernel = sys.modules["course.exercises.vector_add"].my_add_kernel
+    kernel[(triton.cdiv(out.numel(), 1024),)](x, y, out, out.numel(), x.stride(0), y.stride(0), BLOCK=1024)
+
+
+class TestCheck:
+    def test_right(self):
+        report = lab.check("vector_add.fill_in", my_add)
+        assert report.passed and len(report.cases) >= 5
+        assert repr(report).startswith("PASSED  vector_add.fill_in: all 7 cases pass")
+        assert "vector_add.fill_in" in report._repr_html_()
+
+    def test_with_pytorch_s_own_result(self):
+        assert lab.check(ADD, lambda x, y, out: torch.add(x, y, out=out)).passed
+
+    @pytest.mark.parametrize("function, words", [
+        (lambda x, y, out: None, ["Nothing was written"]),
+        (lambda x, y, out: out.copy_(x), ["This is the input x itself"]),
+        (lambda x, y, out: out.copy_(x - y), ["look at the formula", "expected", "got"]),
+        (lambda x, y, out: out.copy_((x + y).roll(1)), ["1 too late"]),
+        (lambda x, y, out: (torch.add(x, y, out=out), x.zero_()), ["The input x was written to"]),
+        (lambda x, y, out: out[:-1].copy_((x + y)[:-1]), ["1 of 1000 elements are wrong", "Only the last element"]),
+        (lambda x, y, out: out.copy_((x + y) * 1.0001), ["Nearly right"]),
+        (lambda x, y, out: out.copy_(torch.where(x > 0, x + y, float("nan"))), ["NaN where a number belongs"]),
+        (lambda x, y, out: 1 / 0, ["ZeroDivisionError"]),
+        (lambda x, y: None, ["takes 2 positional arguments but 3 were given"]),
+        (lambda x, y, out: sys.exit(), ["FAILED"]),
+    ])  # fmt: skip
+    def test_wrong(self, function, words):
+        report = lab.check(ADD, function)
+        assert report.status == "failed"
+        said = "\n".join(f"{c.problem} {c.means}" for c in report.cases) + repr(report)
+        for word in words:
+            assert word in said
+        assert report._repr_html_()
+
+    def test_memory_around_the_output_is_watched(self):
+        def launch(x, y, out):
+            unmasked_kernel[(triton.cdiv(out.numel(), 1024),)](x, out, BLOCK=1024)
+
+        report = lab.check(ADD, launch)
+        first = report.first_failure
+        assert "Program 0 wrote to 1 element past the end of out, which is of size 1000" in first.problem
+        assert "!" in repr(first.picture) and "tl.store has no mask" in first.means[0]
+
+    def test_hang(self):
+        @triton.jit
+        def forever(out_ptr, n):
+            i = n
+            while i > 0:
+                tl.store(out_ptr, 0.0)
+
+        before, start = threading.active_count(), time.monotonic()
+        report = lab.check(ADD, lambda x, y, out: forever[(1,)](out, out.numel()), seconds=1)
+        assert "still running after 1 seconds" in repr(report) and "loop never ends" in repr(report)
+        assert time.monotonic() - start < 30 and threading.active_count() == before
+
+    @pytest.mark.parametrize("function, words", [
+        (None, "expected a function, got NoneType"), (double_kernel, "this is the kernel"),
+    ])  # fmt: skip
+    def test_not_a_function(self, function, words):
+        report = lab.check(ADD, function)
+        assert report.status == "failed" and words in repr(report)
+
+    def test_no_such_exercise(self):
+        assert "expected one of vector_add.fill_in" in repr(lab.check("vector_add.fillin", my_add))
+        assert "no chapter 'vectoradd'" in repr(lab.check("vectoradd.fill_in", my_add))
+
+    def test_unsolved_in_the_function_itself(self):
+        def stub(x, y, out):
+            grid = ...
+            return grid, out[..., 0]
+
+        report = lab.check(ADD, stub)
+        assert (report.status, report.headline) == ("unsolved", "not solved yet: `grid = ...`")
+
+    def test_the_gpu_s_part(self, monkeypatch):
+        """On a GPU a case runs twice, interpreted amid watched memory and then compiled, and is timed after that."""
+        module, runs = sys.modules["course.lab.check"], []
+        monkeypatch.setattr(module, "INTERPRET", False)
+        monkeypatch.setattr(module, "DEVICE", torch.device("cpu"))
+        monkeypatch.setattr(module, "speed", lambda exercise, function: ["as fast as a copy"])
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+        def function(x, y, out):
+            runs.append(out.numel())
+            if len(runs) % 2 == 0:
+                torch.add(x, y, out=out)
+
+        report = lab.check(ADD, function)
+        assert report.passed and len(runs) == 2 * len(ADD.cases) and "as fast as a copy" in repr(report)
+        runs.clear()
+        monkeypatch.setattr(module, "speed", lambda exercise, function: 1 / 0)
+        assert lab.check(ADD, function).headline == "the small cases pass, the large input does not"
+
+    @pytest.mark.gpu
+    def test_speed_beside_a_copy_and_pytorch(self):
+        (line,) = lab.check(ADD, my_add).speed
+        assert "% of this GPU's copy bandwidth" in line and "PyTorch takes" in line
+
+
+class TestSandbox:
+    @pytest.mark.parametrize("like", [
+        torch.randn(5), torch.randn(9)[::2], torch.randn(3, 4).T, torch.randn(1).expand(4), torch.randn(0),
+        torch.tensor(1.0), torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.arange(5),
+        torch.randn(4).bfloat16(),
+    ])  # fmt: skip
+    def test_guarded_copies(self, like):
+        filled = Guarded("x", like, "cpu", filled=True)
+        assert filled.tensor.equal(like) and filled.tensor.stride() == like.stride()
+        assert not filled.changed() and not filled.trespassed()
+        empty = Guarded("out", like, "cpu", filled=False)
+        assert empty.unwritten.all() and (empty.tensor.isnan().all() or not like.is_floating_point())
+        empty.bits[0] = 0
+        assert empty.trespassed() == [-(1 << 14)] and not empty.changed()
+
+    def test_errors_come_through(self):
+        with pytest.raises(KeyError):
+            within(5, lambda: {}[0])
+
+    def test_a_loop_is_stopped_even_if_it_catches_exceptions(self):
+        def stubborn():
+            while True:
+                try:
+                    time.sleep(0.01)
+                except Exception:
+                    pass
+
+        before = threading.active_count()
+        with pytest.raises(TimeoutError):
+            within(0.2, stubborn)
+        assert threading.active_count() == before
+
+
+class TestHelp:
+    def test_three_hints_one_a_call(self):
+        exercise = find("vector_add.axpy")
+        given = [repr(lab.hint("vector_add.axpy")) for _ in range(4)]
+        for number, text in enumerate(given[:3], start=1):
+            assert text.startswith(f"**Hint {number} of 3.** {exercise.hints[number - 1]}")
+        assert given[3] == given[2]
+
+    def test_solution(self):
+        shown = repr(lab.solution("vector_add.fill_in"))
+        assert "mask = offs < n" in shown and "#>" not in shown and ADD.explanation in shown
+        ast.parse(shown.split("```python")[1].split("```")[0])
+
+
+class TestShowSource:
+    def test_the_source_itself(self):
+        shown = repr(lab.show_source("add.add_op", "_pointwise.flat_kernel", "_pointwise.launch", "add.add"))
+        for thing in (add_op.fn, _pointwise.flat_kernel.fn, _pointwise.launch):
+            assert inspect.getsource(thing).rstrip() in shown
+        assert "[course/kernels/add.py](../course/kernels/add.py)" in shown
+        assert lab.show_source("add.add_op")._repr_markdown_() == repr(lab.show_source(add_op))
+
+    def test_a_function_from_elsewhere(self):
+        assert "`textwrap.py`" in repr(lab.show_source(__import__("textwrap").dedent))
+
+
+STORED = {
+    "name": "two", "axis": "elements", "gpu": "NVIDIA X", "gpu_file": "nvidia-x", "driver": "1",
+    "torch": "2", "triton": "3", "commit": "abc", "date": "2026-01-02", "copy_gbps": 1000.0,
+    "rows": [{"provider": p, "size": n, "median_ms": 1.0, "q20_ms": 1.0, "q80_ms": 1.0, "gbps": 500.0}
+             for n in (1024, 2048) for p in ("ours", "theirs")],
+}  # fmt: skip
+
+
+class TestBench:
+    @pytest.fixture(autouse=True)
+    def results(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(sys.modules["course.lab.bench"], "RESULTS", tmp_path)
+        (tmp_path / "nvidia-x" / "notebooks").mkdir(parents=True)
+        return tmp_path
+
+    @pytest.mark.parametrize("sizes", [(1024, 2048), (1024,)])
+    def test_without_a_gpu_the_stored_result_is_shown(self, results, monkeypatch, sizes):
+        monkeypatch.setattr(sys.modules["course.lab.bench"], "INTERPRET", True)
+        stored = {**STORED, "rows": [row for row in STORED["rows"] if row["size"] in sizes]}
+        (results / "nvidia-x" / "notebooks" / "two.json").write_text(json.dumps(stored))
+        shown = lab.bench("two", {"ours": None}, None, [])
+        assert "this is the stored result of the NVIDIA X: torch 2, Triton 3, driver 1, commit abc" in shown.alt
+        assert "ours, 1,024 elements: 1.0000 ms, 500 GB/s" in shown.alt
+        assert shown._repr_mimebundle_()[0]["image/png"]
+
+    def test_without_a_gpu_and_without_a_result(self, monkeypatch):
+        monkeypatch.setattr(sys.modules["course.lab.bench"], "INTERPRET", True)
+        assert "Nothing is timed in the interpreter" in repr(lab.bench("none", {}, None, []))
+
+    @pytest.mark.gpu
+    def test_measures_and_stores(self, results, monkeypatch):
+        monkeypatch.setenv("COURSE_STORE", "1")
+        shown = lab.bench("three", {"ours": torch.add, "theirs": lambda x, y: x + y},
+                          lambda n: torch.randn(2, n, device="cuda").unbind(), [2**20, 2**24])  # fmt: skip
+        (file,) = results.glob("*/notebooks/three.json")
+        stored = json.loads(file.read_text())
+        assert len(stored["rows"]) == 4 and all(0 < row["gbps"] for row in stored["rows"])
+        assert "Measured on this" in shown.alt
+
+    @pytest.mark.gpu
+    def test_results_are_compared_before_they_are_timed(self):
+        with pytest.raises(AssertionError, match="bench: theirs differs, size=8"):
+            lab.bench("four", {"ours": torch.add, "theirs": torch.sub}, lambda n: (torch.ones(n), torch.ones(n)), [8])
+
+
+def test_footprint():
+    x = torch.randn(4, 6)
+    assert footprint(x, x.half(), x[:, :1].expand(4, 6), x[:0]) == 96 + 48 + 16
+
+
+def test_hardware():
+    assert lab.hardware("nvidia-h200")["multiprocessors"] == 132

@@ -1,0 +1,197 @@
+"""What can be told of a notebook without running it."""
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from course import lab
+from tests.test_exercises import EXERCISES
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+CHAPTERS = {e.name.partition(".")[0] for e in EXERCISES}
+COMPLETE = [path for path in NOTEBOOKS if path.stem.partition("_")[2] in CHAPTERS]
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_chapter = pytest.mark.parametrize("path", COMPLETE, ids=lambda path: path.stem)
+
+HEADINGS = [
+    "The operation in PyTorch", "The kernel, in steps", "The finished kernel", "Exercises", "The measured figure",
+    "Summary", "Quiz", "What comes next", "References",
+]  # fmt: skip
+
+FIGURES = {  # sentences with measured figures in them, and where those come from
+    "01_vector_add": [
+        "an H200 has {multiprocessors} of them. This kernel leaves {multiprocessors_less_one} idle",
+        "the GPU could do {operations_per_byte:.0f} for each single one",
+    ],
+}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def prose(notebook):
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+@each_notebook
+def test_executed_in_order(path):
+    counts = [cell.execution_count for cell in code_cells(read(path))]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@each_notebook
+def test_stored_without_errors(path):
+    for cell in code_cells(read(path)):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+
+
+@each_notebook
+def test_kernel_is_anybody_s(path):
+    assert read(path).metadata.kernelspec.name == "python3"
+
+
+@each_notebook
+def test_links_lead_somewhere(path):
+    problems = broken_links(read(path), path.parent)
+    assert not problems, problems
+
+
+def broken_links(notebook, folder):
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    texts += ["".join(o.data.get("text/markdown", "")) for c in code_cells(notebook) for o in c.outputs if "data" in o]
+    texts = [re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL) for text in texts]
+    headings = re.findall(r"^#+ (.*)$", "\n".join(texts), re.MULTILINE)
+    anchors = {heading.strip().replace(" ", "-") for heading in headings}
+    problems = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", "\n".join(texts)):
+        file, _, anchor = target.partition("#")
+        if re.match(r"https?://", target):
+            continue
+        if file and not (folder / file).exists():
+            problems.append(target)
+        elif not file and anchor not in anchors:
+            problems.append(target)
+    return problems
+
+
+def shape_of(function: ast.FunctionDef) -> str:
+    """The code of a function without its name, docstring and the names of its variables."""
+    names = {}
+
+    class Anonymous(ast.NodeTransformer):
+        def visit_Name(self, node):
+            return ast.Name(names.setdefault(node.id, f"v{len(names)}") if node.id != "tl" else "tl", ast.Load())
+
+        def visit_arg(self, node):
+            return ast.arg(names.setdefault(node.arg, f"v{len(names)}"))
+
+    body = function.body[ast.get_docstring(function) is not None :]
+    return ast.dump(Anonymous().visit(ast.Module([function.args, *body], [])))
+
+
+def kernels(source: str) -> dict[str, str]:
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return {shape_of(f): f.name for f in functions if any("triton.jit" in ast.unparse(d) for d in f.decorator_list)}
+
+
+def copied_kernels(notebook):
+    ours = {}
+    for file in (ROOT / "course" / "kernels").glob("*.py"):
+        ours |= kernels(file.read_text())
+    found = [kernels(re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)) for cell in code_cells(notebook)]
+    return [f"{name} is {ours[shape]}" for cell in found for shape, name in cell.items() if shape in ours]
+
+
+@each_notebook
+def test_no_kernel_is_copied_from_the_package(path):
+    assert not copied_kernels(read(path))
+
+
+@each_chapter
+def test_anatomy(path):
+    notebook = read(path)
+    assert re.match(r"# \d+ · \w", notebook.cells[0].source)
+    opening = [cell for cell in code_cells(notebook) if any("image/png" in o.get("data", {}) for o in cell.outputs)][0]
+    assert notebook.cells.index(opening) < 4, "a picture comes first"
+    text = prose(notebook)
+    for words in ("**You will be able to**", "**You need**", "**It takes**"):
+        assert words in text.split("\n## ")[0], words
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert [h for h in headings if h in HEADINGS] == HEADINGS
+    assert len(re.findall(r"^### Step \d", text, re.MULTILINE)) >= 3
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    for call in ("lab.draw_access(", "lab.show_source(", "lab.bench(", "# NBVAL_CHECK_OUTPUT"):
+        assert call in source, call
+
+
+@each_chapter
+def test_each_step_is_a_kernel_with_a_measurement(path):
+    text = "\n".join(("" if cell.cell_type == "code" else "\n") + cell.source for cell in read(path).cells)
+    steps = re.split(r"^### Step \d.*$", text.split("\n## The finished kernel")[0], flags=re.MULTILINE)[1:]
+    for step in steps:
+        step = step.split("\n## ")[0]
+        assert "lab.bench(" in step or "lab.draw_access(" in step, step[:200]
+
+
+@each_chapter
+def test_quiz_explains_every_wrong_answer(path):
+    quiz = prose(read(path)).split("\n## Quiz")[1].split("\n## ")[0]
+    questions = re.split(r"^(?=\*\*\d\. )", quiz, flags=re.MULTILINE)[1:]
+    assert len(questions) >= 3
+    for question in questions:
+        asked, answer = question.split("<details>")
+        letters = re.findall(r"\b([a-e])\) ", asked)
+        assert len(letters) >= 3 and "</details>" in answer
+        for letter in letters:
+            assert f"{letter}) " in answer, f"{letter}) of {asked}"
+
+
+@each_chapter
+def test_exercises_are_those_of_the_package(path):
+    notebook = read(path)
+    chapter = path.stem.partition("_")[2]
+    cells = [cell.source for cell in notebook.cells]
+    exercises = [e for e in EXERCISES if e.name.startswith(f"{chapter}.")]
+    assert len(exercises) >= 3
+    for exercise in exercises:
+        at = cells.index(exercise.task)
+        assert cells[at + 1] == exercise.stub
+        assert cells[at + 2] == f'lab.check("{exercise.name}", {exercise.solution[-1].__name__})'
+        assert cells[at + 3] == f'# lab.hint("{exercise.name}")\n# lab.solution("{exercise.name}")'
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_in_prose_are_the_measured_ones(name):
+    text = " ".join(prose(read(ROOT / "notebooks" / f"{name}.ipynb")).replace("*", "").split())
+    h200 = lab.hardware("nvidia-h200")
+    h200["multiprocessors_less_one"] = h200["multiprocessors"] - 1
+    h200["operations_per_byte"] = 1e3 * h200["matmul_bf16_tflops"] / h200["copy_gbps"]
+    for sentence in FIGURES[name]:
+        assert sentence.format(**h200) in text
+
+
+def test_the_lint_itself_finds_what_it_looks_for():
+    copy = "@triton.jit\ndef mine(p, q, r, n, F: tl.constexpr, B: tl.constexpr):\n" + "\n".join(
+        re.sub(r"\bx_ptr\b", "p", line) for line in [
+            "    o = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)", "    m = o < n",
+            "    x = tl.load(x_ptr + o, mask=m).to(tl.float32)", "    if q is None:", "        z = F(x)", "    else:",
+            "        z = F(x, tl.load(q + o, mask=m).to(tl.float32))", "    tl.store(r + o, z, mask=m)",
+        ]
+    )  # fmt: skip
+    notebook = new_notebook(cells=[
+        new_markdown_cell("# A heading\n[a](#A-heading) [b](#Another) [c](../README.mdx) `[d](e)` [f](https://example.org)"),
+        new_code_cell(copy),
+    ])  # fmt: skip
+    assert copied_kernels(notebook) == ["mine is flat_kernel"]
+    assert broken_links(notebook, ROOT / "notebooks") == ["#Another", "../README.mdx"]
