@@ -6,13 +6,16 @@ and 80 % quantiles. Work is launched from a CUDA graph where the question is the
 it is what a user waits for.
 """
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
-L2_BYTES = 64 * 2**20
-"""More than any current NVIDIA GPU's L2 holds of one buffer; inputs rotate over at least twice as much."""
+BUSY_CYCLES = 400_000
+"""About 0.2 ms: longer than the CPU takes to hand a graph to the GPU."""
+
+FEWEST_ROUNDS = 5
 
 
 class Timing(NamedTuple):
@@ -47,29 +50,46 @@ class Captured:
 
 
 def time_in_turn(
-    competitors: dict[str, Callable[[], object]], *, calls_in_one: int = 1, rounds: int = 30, budget_s: float = 2.0
+    competitors: dict[str, Callable[[], object] | Captured],
+    *,
+    calls_in_one: int = 1,
+    rounds: int = 30,
+    budget_s: float = 2.0,
+    cold: bool = False,
 ) -> dict[str, Timing]:
-    """Median and quantiles of each competitor's GPU time, divided by `calls_in_one`.
+    """Median and quantiles of each competitor's time between two GPU events, divided by `calls_in_one`.
 
-    At least 5 rounds; more, up to `rounds`, while the whole stays within `budget_s` seconds.
+    A Captured is replayed behind a kernel that keeps the GPU busy meanwhile: its time is the GPU's alone. A
+    function is called on an idle GPU: its time is what a user waits for, launches included. With `cold`, a function is
+    called behind a write that fills the L2 cache, which gives the GPU's time with nothing cached, as long as
+    launching takes no longer than that write. At least 5 rounds; more, up to `rounds`, within `budget_s` seconds.
     """
     events = {name: [] for name in competitors}
+    filler = torch.empty(4 * l2_bytes() if cold else 0, dtype=torch.int8, device="cuda")
     for run in competitors.values():
-        run()
+        _start(run)()
     torch.cuda.synchronize()
-    started = torch.cuda.Event(enable_timing=True)
-    started.record()
+    deadline = time.perf_counter() + budget_s
     for round_number in range(rounds):
+        if round_number >= FEWEST_ROUNDS and time.perf_counter() > deadline:
+            break
         for name, run in competitors.items():
+            torch.cuda.synchronize()
+            if isinstance(run, Captured):
+                torch.cuda._sleep(BUSY_CYCLES)
+            elif cold:
+                filler.zero_()
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            run()
+            _start(run)()
             end.record()
             events[name].append((start, end))
-        end.synchronize()
-        if round_number >= 4 and started.elapsed_time(end) > 1e3 * budget_s:
-            break
+    torch.cuda.synchronize()
     return {name: _timing([s.elapsed_time(e) / calls_in_one for s, e in pairs]) for name, pairs in events.items()}
+
+
+def _start(competitor):
+    return competitor.replay if isinstance(competitor, Captured) else competitor
 
 
 def _timing(samples: list[float]) -> Timing:
@@ -77,6 +97,39 @@ def _timing(samples: list[float]) -> Timing:
     return Timing(statistics.median(samples), q20, q80)
 
 
-def rotations(bytes_a_call: int, most: int = 64) -> int:
-    """How many input sets to rotate over, so that none is still in the L2 cache when its turn comes again."""
-    return max(1, min(most, -(-2 * L2_BYTES // max(bytes_a_call, 1))))
+def l2_bytes() -> int:
+    """The size of the current GPU's L2 cache."""
+    return torch.cuda.get_device_properties().L2_cache_size
+
+
+def rotations(bytes_a_call: int, cache: int, most: int = 512) -> int:
+    """How many input sets to rotate over, so that nothing is left of one in `cache` bytes when its turn comes again."""
+    return max(2, min(most, -(-4 * cache // max(bytes_a_call, 1))))
+
+
+def footprint(*tensors: torch.Tensor) -> int:
+    """Bytes that these tensors occupy: what an operation has to move at least. An expanded dimension counts once."""
+    total = 0
+    for t in tensors:
+        elements = 1 if t.numel() else 0
+        for size, stride in zip(t.shape, t.stride()):
+            elements *= size if stride else 1
+        total += elements * t.element_size()
+    return total
+
+
+def copy_gbps() -> float:
+    """GB/s, read and written, of copying 1 GiB on this GPU: what a kernel that only moves bytes can hope for."""
+    source, target = torch.randint(255, (2, 2**30), dtype=torch.uint8, device="cuda")
+    graph = Captured([lambda: target.copy_(source)])
+    return 2 * source.numel() / time_in_turn({"copy": graph})["copy"].median / 1e6
+
+
+def matmul_tflops(dtype: torch.dtype, n: int = 8192) -> float:
+    """TFLOP/s of PyTorch's product of two random matrices n x n: what a kernel that only multiplies can hope for.
+
+    In float32 with or without TF32, as torch.backends.cuda.matmul.allow_tf32 says.
+    """
+    a, b = torch.randn(2, n, n, device="cuda").to(dtype)
+    graph = Captured([lambda: a @ b])
+    return 2 * n**3 / time_in_turn({"matmul": graph})["matmul"].median / 1e9

@@ -4,6 +4,10 @@ os.environ.setdefault("COURSE_TUNE", "0")  # tests draw random shapes: each take
 
 import course  # noqa: F401  before Triton
 
+import tempfile
+from pathlib import Path
+
+import filelock
 import hypothesis
 import pytest
 import torch
@@ -61,6 +65,14 @@ def nan_filled_outputs():
 def no_grad():
     with torch.no_grad():
         yield
+
+
+@pytest.fixture
+def whole_gpu():
+    """The GPU's memory for one test of all parallel ones: for tensors of gigabytes."""
+    with filelock.FileLock(Path(tempfile.gettempdir()) / "course-tests-whole-gpu.lock"):
+        yield
+        torch.cuda.empty_cache()
 
 
 @pytest.fixture

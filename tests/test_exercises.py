@@ -49,9 +49,9 @@ def test_solution_and_stub_differ_in_what_the_learner_writes(exercise):
     stub, answer = exercise.stub.splitlines(), exercise.answer.splitlines()
     changes = [c for c in difflib.SequenceMatcher(a=stub, b=answer, autojunk=False).get_opcodes() if c[0] != "equal"]
     assert changes
-    for _, start, end, _, _ in changes:
-        gap = stub[start:end]
-        assert gap and all("..." in line for line in gap), gap
+    for _, start, end, written_from, written_to in changes:
+        gap, written = stub[start:end], answer[written_from:written_to]
+        assert gap and written and all("..." in line for line in gap), (gap, written)
     assert "#>" not in exercise.stub + exercise.answer and "#<" not in exercise.stub + exercise.answer
 
 

@@ -146,7 +146,8 @@ class TestTrace:
     def test_where_kernels_are_compiled(self):
         """What a GPU machine does: jit functions made to be compiled are interpreted, and compiled afterwards."""
         done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True,
-                              env={**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)})  # fmt: skip
+                              env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_ALWAYS_COMPILE": "1",
+                                   "PYTHONPATH": str(ROOT)})  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         assert "24 of 64 lanes masked" not in done.stdout and "18 of 48 lanes masked" in done.stdout
         assert "compiled" in done.stdout
@@ -204,7 +205,7 @@ class TestCheck:
         (lambda x, y, out: out.copy_(x - y), ["look at the formula", "expected", "got"]),
         (lambda x, y, out: out.copy_((x + y).roll(1)), ["1 too late"]),
         (lambda x, y, out: (torch.add(x, y, out=out), x.zero_()), ["The input x was written to"]),
-        (lambda x, y, out: out[:-1].copy_((x + y)[:-1]), ["1 of 1000 elements are wrong", "Only the last element"]),
+        (lambda x, y, out: out[:-1].copy_((x + y)[:-1]), ["1 of 1000 elements is wrong", "Only the last element"]),
         (lambda x, y, out: out.copy_((x + y) * 1.0001), ["Nearly right"]),
         (lambda x, y, out: out.copy_(torch.where(x > 0, x + y, float("nan"))), ["NaN where a number belongs"]),
         (lambda x, y, out: 1 / 0, ["ZeroDivisionError"]),

@@ -122,16 +122,17 @@ AXPY = Exercise(
         "alpha on the other operand": Wrong({"alpha * x + y": "x + alpha * y"}, "look at the formula"),
         "no y": Wrong({"alpha * x + y": "alpha * x"}, "look at the formula"),
         "the load of x has no mask": Wrong({"offs * stride_x, mask=mask": "offs * stride_x"}, "A load reached outside"),
-        "the store has no mask": Wrong({"y, mask=mask)": "y)"}, "A store went past the output"),
+        "the store has no mask": Wrong({"x + y, mask=mask)": "x + y)"}, "A store went past the output"),
     },
 )
 
 
 @triton.jit
 def add_row_kernel(
-    x_ptr, row_ptr, out_ptr, n_rows, n_cols, stride_xm, stride_xn, stride_row, stride_om, stride_on,
+    x_ptr, row_ptr, out_ptr, n_rows, n_cols,
+    stride_xm, stride_xn, stride_row, stride_om, stride_on,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
+):
     #> rows = ...  # the BLOCK_M rows of this program's tile
     #> cols = ...  # its BLOCK_N columns
     #> ...         # load the tile of x and the piece of the row, add them, store
@@ -149,9 +150,10 @@ def add_row(x, row, out):
     grid = (triton.cdiv(out.shape[0], 16), triton.cdiv(out.shape[1], 64))
     #<
     add_row_kernel[grid](
-        x, row, out, out.shape[0], out.shape[1], x.stride(0), x.stride(1), row.stride(0), out.stride(0), out.stride(1),
+        x, row, out, out.shape[0], out.shape[1],
+        x.stride(0), x.stride(1), row.stride(0), out.stride(0), out.stride(1),
         BLOCK_M=16, BLOCK_N=64,
-    )  # fmt: skip
+    )
 
 
 ADD_ROW = Exercise(

@@ -1,4 +1,6 @@
 """Which blocks scaled_dot_product_attention is offered: the first is a guess, the others are worth a measurement."""
+import functools
+
 import torch
 import triton
 
@@ -10,6 +12,7 @@ def config(block_m, block_n, num_warps, num_stages, **more):
     return triton.Config({"BLOCK_M": block_m, "BLOCK_N": block_n, **more}, num_warps=num_warps, num_stages=num_stages)
 
 
+@functools.lru_cache(maxsize=4096)
 def attention_configs(heads: int, L: int, S: int, block_e: int, dtype: torch.dtype) -> list[triton.Config]:
     """Configurations for `heads` heads of L queries and S keys, whose sizes are padded to `block_e` at most."""
     if INTERPRET:

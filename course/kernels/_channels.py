@@ -15,7 +15,7 @@ import triton.language as tl
 from course import runtime
 from course.kernels._pointwise import INTERPRETER_BLOCK, walk
 
-TILE = 8192
+THREADS = 256
 RUN = 64  # channels side by side in channels_last: a cache line of them in float16
 
 
@@ -57,14 +57,17 @@ class Tiles(NamedTuple):
     """BLOCK_L, BLOCK_C, ALIGN_L, ALIGN_C, num_warps"""
 
 
-def find_tiles(*tensors: torch.Tensor) -> Tiles:
-    """The tiles of `tensors`, of one shape (N, C, ...) and not empty; the first decides which way the loops run."""
+def find_tiles(*tensors: torch.Tensor, per_thread: int) -> Tiles:
+    """The tiles of `tensors`, of one shape (N, C, ...) and not empty; the first decides which way the loops run.
+
+    `per_thread` is how many elements each thread has, where there are enough.
+    """
     shape, strides = tuple(tensors[0].shape), tuple(t.stride() for t in tensors)
-    return _plan(shape, strides, tensors[0].element_size(), runtime.num_sms())
+    return _plan(shape, strides, tensors[0].element_size(), per_thread, runtime.num_sms())
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(shape, strides, itemsize, num_sms) -> Tiles:
+def _plan(shape, strides, itemsize, per_thread, num_sms) -> Tiles:
     channels = shape[1]
     sizes, *steps = walk(*((*dims[:1], *dims[2:]) for dims in (shape, *strides)))
     length = sizes[-1]
@@ -74,7 +77,7 @@ def _plan(shape, strides, itemsize, num_sms) -> Tiles:
         return math.gcd(16 // itemsize, size, *others) if all(step == 1 for step in runs) else 1
 
     # small tensors are cut finer, so that every multiprocessor gets some
-    tile = min(max(triton.next_power_of_2(math.prod(shape) // (4 * num_sms)), 1024), TILE)
+    tile = min(max(triton.next_power_of_2(math.prod(shape) // (4 * num_sms)), 32 * per_thread), THREADS * per_thread)
     tile = INTERPRETER_BLOCK if runtime.INTERPRET else tile
     if strides[0][1] < steps[0][-1]:  # channels innermost
         block_c = min(triton.next_power_of_2(channels), tile if runtime.INTERPRET else RUN)
@@ -92,6 +95,6 @@ def _plan(shape, strides, itemsize, num_sms) -> Tiles:
             BLOCK_C=block_c,
             ALIGN_L=align(length, [s[-1] for s in steps], [s[1] for s in strides] + [o for s in steps for o in s[:-1]]),
             ALIGN_C=align(channels, [s[1] for s in strides], [o for s in steps for o in s]),
-            num_warps=min(max(block_l * block_c // 1024, 1), 8),
+            num_warps=min(max(block_l * block_c // (32 * per_thread), 1), THREADS // 32),
         ),
     )

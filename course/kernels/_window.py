@@ -104,7 +104,8 @@ def output_blocks(y: torch.Tensor) -> tuple[tuple[int], dict[str, int]]:
         run = min(triton.next_power_of_2(c), cache_line(y))
         blocks = block_sizes(tile, BLOCK_C=run, BLOCK_H=min(h, math.isqrt(tile // run)), BLOCK_W=w)
     else:
-        blocks = block_sizes(tile, BLOCK_W=min(w, 64), BLOCK_H=h, BLOCK_C=c)
+        # some channels: they share their pixels' index arithmetic and masks
+        blocks = block_sizes(tile, BLOCK_W=min(w, 64), BLOCK_C=min(c, 16), BLOCK_H=h)
     h_tiles, w_tiles = triton.cdiv(h, blocks["BLOCK_H"]), triton.cdiv(w, blocks["BLOCK_W"])
     return (n * h_tiles * w_tiles * triton.cdiv(c, blocks["BLOCK_C"]),), blocks
 

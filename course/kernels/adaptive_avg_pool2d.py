@@ -18,8 +18,8 @@ def adaptive_avg_pool2d(x: torch.Tensor, output_size: int | tuple[int | None, in
     """Mean of `x` (N, C, H, W) or (C, H, W) over as many windows as `output_size` says, for height and width.
 
     As `torch.nn.functional.adaptive_avg_pool2d`: one integer stands for both, None in a pair keeps the input's size,
-    1 is the global average. Adds in float32 and rounds once. x may be float32, float16 or bfloat16, with any strides. Raises
-    ValueError on other shapes and negative sizes, TypeError on other dtypes.
+    1 is the global average. Adds in float32 and rounds once. x may be float32, float16 or bfloat16, with any strides.
+    Raises ValueError on other shapes and negative sizes, TypeError on other dtypes.
     """
     check_tensors("adaptive_avg_pool2d", x=x)
     check_images("adaptive_avg_pool2d", x)

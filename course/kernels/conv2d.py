@@ -23,6 +23,7 @@ from course.kernels._conv2d_direct import conv2d_direct
 from course.kernels._conv2d_shape import empty_result, pad_sides, result_shape
 from course.kernels._conv2d_split_k import sum_parts
 from course.kernels._conv2d_tile import along, finish, geometry, image_offset, output_pixels
+from course.kernels._conv2d_tma import conv2d_tma, tma_reads
 from course.kernels._dot import conv_precision, dot
 from course.kernels._matmul_tile import grouped_tile
 from course.kernels._window import pair
@@ -156,9 +157,13 @@ def _conv2d(
     if out.numel() == 0:
         return out
     bias = bias if bias is None else bias.contiguous()
-    # the path is chosen here: one kernel for small groups, one for all others
-    small_groups = groups > 1 and weight.shape[1] * weight.shape[0] // groups <= SMALL_GROUP
-    compute = conv2d_direct if small_groups else implicit_gemm
+    # the path is chosen here: one kernel for small groups, one for what the copy engine can read, one for all others
+    if groups > 1 and weight.shape[1] * weight.shape[0] // groups <= SMALL_GROUP:
+        compute = conv2d_direct
+    elif tma_reads(x, weight, residual, out, padding, dilation, groups):
+        compute = conv2d_tma
+    else:
+        compute = implicit_gemm
     return compute(x, weight, bias, residual, out, stride, padding, dilation, groups, activation)
 
 

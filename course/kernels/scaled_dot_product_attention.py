@@ -52,25 +52,33 @@ def load_tile(ptr, strides, first, n_rows, n_cols: tl.constexpr, MASKED: tl.cons
 
 
 @triton.jit
-def attend(q, k, v, m, total, acc, scale, visible, PRECISION: tl.constexpr):
-    """Adds one block of keys; `visible` masks its scores, None lets all of them count."""
-    s = dot(q, k.T if len(k.shape) == 2 else tl.permute(k, (0, 2, 1)), None, PRECISION)
-    if visible is not None:
-        s = tl.where(visible, s, -float("inf"))
-    new_m = tl.maximum(m, tl.max(s, -1))
+def attend(q, ks, vs, m, total, acc, scale, last_visible, PRECISION: tl.constexpr):
+    """Adds some blocks of keys under one maximum; `last_visible` masks the last one's scores, None lets all count."""
+    scores = ()
+    new_m = m
+    for i in tl.static_range(len(ks)):
+        s = dot(q, ks[i].T if len(q.shape) == 2 else tl.permute(ks[i], (0, 2, 1)), None, PRECISION)
+        if i == len(ks) - 1 and last_visible is not None:
+            s = tl.where(last_visible, s, -float("inf"))
+        new_m = tl.maximum(new_m, tl.max(s, -1))
+        scores = scores + (s,)
     # a row that has seen only -inf has no maximum to subtract: 0 gives exp2(-inf) = 0, not exp2(-inf + inf)
     shift = tl.where(new_m == -float("inf"), 0.0, new_m * scale)
-    p = tl.exp2(s * scale - tl.expand_dims(shift, -1))
     alpha = tl.exp2(m * scale - shift)
-    acc = dot(p.to(v.dtype), v, acc * tl.expand_dims(alpha, -1), PRECISION)
-    return new_m, total * alpha + tl.sum(p, -1), acc
+    total *= alpha
+    acc *= tl.expand_dims(alpha, -1)
+    for i in tl.static_range(len(ks)):
+        p = tl.exp2(scores[i] * scale - tl.expand_dims(shift, -1))
+        total += tl.sum(p, -1)
+        acc = dot(p.to(vs[i].dtype), vs[i], acc, PRECISION)
+    return new_m, total, acc
 
 
 @triton.jit(do_not_specialize=["heads", "L", "S"])
 def attention_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, heads, L, S, scale, inner_sizes, q_strides, k_strides, v_strides, out_strides,
     E: tl.constexpr, EV: tl.constexpr, CAUSAL: tl.constexpr, NEGATE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_REST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WHOLE_BLOCKS: tl.constexpr, REST: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_EV: tl.constexpr, HEADS: tl.constexpr = 1,
 ):  # fmt: skip
     # the programs of a head run side by side and find its keys and values in cache
@@ -100,26 +108,28 @@ def attention_kernel(
     total = tl.zeros(q.shape[:-1], tl.float32)
     acc = tl.expand_dims(total, -1) + tl.zeros((BLOCK_EV,), tl.float32)
 
-    # blocks of keys that every query of this program sees whole
-    unmasked = (tl.minimum(S, first_m + 1) if CAUSAL else S) // BLOCK_N * BLOCK_N
-    if BLOCK_REST:  # asked for now and used last, so that nothing waits for it
-        k_rest = load_tile(k_ptr, k_strides, unmasked, S, E, True, BLOCK_REST, BLOCK_E)
-        v_rest = load_tile(v_ptr, v_strides, unmasked, S, EV, True, BLOCK_REST, BLOCK_EV)
-    for first_n in range(0, unmasked, BLOCK_N):
-        k = load_tile(k_ptr, k_strides, first_n, S, E, False, BLOCK_N, BLOCK_E)
-        v = load_tile(v_ptr, v_strides, first_n, S, EV, False, BLOCK_N, BLOCK_EV)
-        m, total, acc = attend(q, k, v, m, total, acc, scale, None, PRECISION)
+    # first the keys that need a mask, and those with which they share a block or that fill none
     rows = first_m + tl.arange(0, BLOCK_M)
-    if CAUSAL:
-        for first_n in range(unmasked, tl.minimum(S, first_m + BLOCK_M), BLOCK_N):
-            k = load_tile(k_ptr, k_strides, first_n, S, E, True, BLOCK_N, BLOCK_E)
-            v = load_tile(v_ptr, v_strides, first_n, S, EV, True, BLOCK_N, BLOCK_EV)
-            keys = first_n + tl.arange(0, BLOCK_N)
-            visible = (keys[None, :] <= rows[:, None]) & (keys < S)[None, :]
-            m, total, acc = attend(q, k, v, m, total, acc, scale, visible, PRECISION)
-    if BLOCK_REST:
-        visible = (unmasked + tl.arange(0, BLOCK_REST) < S)[None, :]
-        m, total, acc = attend(q, k_rest, v_rest, m, total, acc, scale, visible, PRECISION)
+    whole = (tl.minimum(S, first_m + 1) if CAUSAL else S) // BLOCK_N * BLOCK_N
+    if len(REST) > 0:
+        ks = ()
+        vs = ()
+        keys = whole
+        for i in tl.static_range(len(REST)):
+            ks = ks + (load_tile(k_ptr, k_strides, keys, S, E, i == len(REST) - 1, REST[i], BLOCK_E),)
+            vs = vs + (load_tile(v_ptr, v_strides, keys, S, EV, i == len(REST) - 1, REST[i], BLOCK_EV),)
+            keys += REST[i]
+        keys = keys - REST[-1] + tl.arange(0, REST[-1])
+        visible = (keys < S)[None, :]
+        if CAUSAL:
+            visible = visible & (keys[None, :] <= rows[:, None])
+        m, total, acc = attend(q, ks, vs, m, total, acc, scale, visible, PRECISION)
+
+    if WHOLE_BLOCKS:  # then the blocks of keys that every query of this program sees
+        for first_n in range(0, whole, BLOCK_N):
+            k = load_tile(k_ptr, k_strides, first_n, S, E, False, BLOCK_N, BLOCK_E)
+            v = load_tile(v_ptr, v_strides, first_n, S, EV, False, BLOCK_N, BLOCK_EV)
+            m, total, acc = attend(q, (k,), (v,), m, total, acc, scale, None, PRECISION)
 
     out = acc * tl.expand_dims(1.0 / tl.where(total == 0.0, 1.0, total), -1)  # no key, or only -inf: zeros
     inside = (rows < L)[:, None] & (tl.arange(0, BLOCK_EV) < EV)[None, :]
@@ -174,12 +184,15 @@ def _scaled_dot_product_attention(
 
     def launch(config):
         block_m, block_n = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_N"]
-        rest = 0 if is_causal else S % block_n
+        if is_causal:
+            rest = (max(block_m, block_n),)
+        else:  # S = 197 in blocks of 64 leaves (16,), in blocks of 256 it is (128, 64, 16)
+            rest = tuple(2**bit for bit in reversed(range(4, 11)) if triton.cdiv(S % block_n, 16) * 16 & 2**bit)
         programs = triton.cdiv(L, block_m) * triton.cdiv(heads, config.kwargs.get("HEADS", 1))
         attention_kernel[(programs,)](
             q, k, v, out, heads, L, S, exponent, sizes[1:], q_strides, k_strides, v_strides, out_strides,
             E=E, EV=EV, CAUSAL=is_causal, NEGATE=scale < 0, PRECISION=matmul_precision(q.dtype),
-            BLOCK_REST=max(16, triton.next_power_of_2(rest)) if rest else 0, BLOCK_E=block_e, BLOCK_EV=block_ev,
+            WHOLE_BLOCKS=S >= block_n, REST=rest, BLOCK_E=block_e, BLOCK_EV=block_ev,
             **config.all_kwargs(),
         )  # fmt: skip
 

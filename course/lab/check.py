@@ -150,7 +150,8 @@ def compare(name, exact, inputs, out, astray, explain) -> CaseResult:
         first = tuple(wrong.nonzero()[0].tolist())
         index = ", ".join(str(i) for i in first)
         came = "nothing was written" if unwritten[first] else f"got {got[first].item():.6g}"
-        facts.append(f"{int(wrong.sum())} of {wrong.numel()} elements are wrong. "
+        number = int(wrong.sum())
+        facts.append(f"{number} of {wrong.numel()} elements {'is' if number == 1 else 'are'} wrong. "
                      f"The first: out[{index}], expected {wanted[first].item():.6g}, {came}.")  # fmt: skip
     if not facts and evidence.trespassed:
         facts.append(f"Memory around out was written, {evidence.trespassed[0]} elements from its start.")

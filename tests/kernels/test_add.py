@@ -83,6 +83,7 @@ def test_cpu_tensor_says_what_to_do():
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements():
     x = torch.randn(2**31 + 5, dtype=torch.float16, device="cuda")
     y = torch.randn(1, dtype=torch.float16, device="cuda")

@@ -104,6 +104,7 @@ def test_cpu_tensor_says_what_to_do():
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(9, 64, 2000, 2000), (1, 64, 6000, 6000)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements(shape, memory_format):
     x = torch.empty(shape, dtype=torch.float16, device="cuda", memory_format=memory_format).normal_()
     end = x[-1:, -5:, -40:, -40:].double()

@@ -298,6 +298,7 @@ def test_graph_capture():
     ((1, 16, 16_400, 8_192), (16, 1, 3, 3), dict(padding=1, groups=16)),
 ])  # fmt: skip
 @layouts
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements(x_shape, w_shape, how, layout):
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     x = torch.empty(x_shape, dtype=torch.float16, device="cuda", memory_format=memory_format).normal_()

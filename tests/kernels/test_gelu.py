@@ -93,6 +93,7 @@ def test_cpu_tensor_says_what_to_do():
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements():
     x = torch.randn(2**31 + 5, dtype=torch.float16, device="cuda")
     assert_accurate(gelu(x)[-9:], exact(x[-9:], "none"), magnitude=x[-9:].double().abs())

@@ -154,6 +154,7 @@ def test_cpu_tensor_says_what_to_do():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(2**17 + 1, 2**14), (2**11 + 1, 2**20), (3, 2**30)])
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements(shape):
     x = torch.randn(shape, dtype=torch.float16, device="cuda")
     got = layer_norm(x, shape[1:])

@@ -160,6 +160,7 @@ def test_layers_of_a_transformer(rows, dtype, ieee):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements():
     x, weight, bias = (normal(shape, torch.float16) for shape in ((40_000, 64), (60_000, 64), 60_000))
     residual = normal(60_000, torch.float16).expand(40_000, -1)

@@ -260,6 +260,7 @@ def test_in_a_cuda_graph():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("path", ["pointers", pytest.param("tma", marks=needs_tma)])
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements(path, monkeypatch):
     used = use(monkeypatch, {"pointers": pointers(), "tma": tma()}[path], pointers())
     wide, few = normal((64, 2**25 + 8), torch.float16), normal((24, 64), torch.float16)

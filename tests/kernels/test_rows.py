@@ -16,11 +16,11 @@ def gpu_tiles(monkeypatch):
 
 
 @pytest.mark.parametrize("view", [
-    lambda t: t, lambda t: t.T, lambda t: t[1:, 1:], lambda t: t[:, ::2], lambda t: t[:1].expand(t.shape),
-    lambda t: t[:, :1].expand(t.shape), lambda t: t.unflatten(0, (4, -1)).mT, lambda t: t.unflatten(1, (8, -1)),
+    lambda t: t, lambda t: t.T, lambda t: t[1:, 1:], lambda t: t[1:, 1:].T, lambda t: t[:, ::2],
+    lambda t: t[:, :1].expand(t.shape), lambda t: t.unflatten(0, (4, -1))[..., :60].mT,
     lambda t: t.unflatten(0, (4, -1))[:, 1:], lambda t: t.unflatten(1, (8, -1)).permute(2, 0, 1),
 ])  # fmt: skip
-@pytest.mark.parametrize("shape", [(64, 200), (200, 64), (40, 96), (16, 2048), (2048, 16), (8, 33_000)])
+@pytest.mark.parametrize("shape", [(24, 200), (16, 1200)])
 def test_tiles_cover_every_row(shape, view, device):
     x = view(torch.randn(shape, device=device))
     for dim in range(x.ndim):
@@ -31,8 +31,9 @@ def test_tiles_cover_every_row(shape, view, device):
 
 def test_every_run_begins_at_a_multiple_of_its_alignment(device):
     """Vectors are loaded on the strength of it."""
-    for cols in (1, 2, 3, 4, 10, 197, 1000, 1024, 40_000):
-        for x in (torch.empty(12, cols, device=device), torch.empty(cols, 12, device=device).T):
+    for cols in (2, 3, 4, 10, 197, 1000, 1024, 40_000):
+        wide, tall = torch.empty(12, cols, device=device), torch.empty(cols, 12, device=device)
+        for x in (wide, tall.T, wide[:, 1:], tall[:, 1:].T):
             y = torch.empty_like(x, memory_format=torch.contiguous_format)
             for dim in (0, 1):
                 _, rows = _rows.find_rows(x, y, dim, dim + 1, 1 << 15)

@@ -278,6 +278,7 @@ def test_cuda_graph():
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements_in_a_head():
     k = torch.randn(2**25 + 5, 64, dtype=torch.float16, device="cuda")
     q = 8 * k[-3:]  # sees its own key only: 64 in the exponent against about 8 * N(0, 1)
@@ -286,6 +287,7 @@ def test_more_than_2_31_elements_in_a_head():
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements_in_all_heads():
     qkv = torch.randn(2**19 + 3, 64, 64, dtype=torch.float16, device="cuda")
     got = scaled_dot_product_attention(qkv, qkv, qkv)[-3:]

@@ -123,6 +123,7 @@ def test_cpu_tensor_says_what_to_do():
 @pytest.mark.parametrize("shape, dim", [
     ((2**16 + 1, 2**15), 1), ((2**11 + 1, 2**20), 1), ((5, 2**29), 0), ((3, 2**30), 1),
 ])  # fmt: skip
+@pytest.mark.usefixtures("whole_gpu")
 def test_more_than_2_31_elements(shape, dim):
     x = 10 * torch.randn(shape, dtype=torch.float16, device="cuda")  # so that a few elements of a row stand out
     got = softmax(x, dim)

@@ -1,0 +1,75 @@
+"""A ResNet as a chain of fused convolutions: norm folded in, residual and ReLU applied to the sums in registers.
+
+In eval mode a batch norm is a scale and a shift of each channel, so it can be folded into the convolution before it:
+
+    norm(conv(x, w)) = conv(x, w * s) + b,    s = weight / sqrt(running_var + eps),    b = bias - running_mean * s
+
+A basic block is then two kernels, and one more where its shortcut is a convolution; PyTorch launches five to seven.
+"""
+import torch
+
+from course.kernels import adaptive_avg_pool2d, conv2d, linear, max_pool2d
+from course.packing import Packing
+from course.resnet import BasicBlock, ResNet
+
+
+class FastResNet:
+    """(batch, channels, height, width), channels_last -> logits (batch, classes); `model` is in eval mode."""
+
+    memory_format = torch.channels_last
+
+    def __init__(self, model: ResNet, packing: Packing):
+        self.channels = model.conv1.in_channels
+        self.stem = FoldedConv(model.conv1, model.bn1, packing)
+        stages = (model.layer1, model.layer2, model.layer3, model.layer4)
+        self.blocks = [FastBlock(block, packing) for stage in stages for block in stage]
+        self.fc_weight = packing.add(lambda: model.fc.weight)
+        self.fc_bias = packing.add(lambda: model.fc.bias)
+
+    def check(self, images: torch.Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            expected = f"(batch, {self.channels}, height, width)"
+            raise ValueError(f"ResNet: expected images {expected}, got {tuple(images.shape)}")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        x = max_pool2d(self.stem(images, activation="relu"), kernel_size=3, stride=2, padding=1)
+        for block in self.blocks:
+            x = block(x)
+        return linear(adaptive_avg_pool2d(x, 1).flatten(1), self.fc_weight, self.fc_bias)
+
+
+class FastBlock:
+    """A basic block's or a bottleneck's convolutions; the last of them adds the shortcut before its ReLU."""
+
+    def __init__(self, block: torch.nn.Module, packing: Packing):
+        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+        if not isinstance(block, BasicBlock):
+            pairs.append((block.conv3, block.bn3))
+        *self.first, self.last = [FoldedConv(conv, norm, packing) for conv, norm in pairs]
+        has_conv = not isinstance(block.downsample, torch.nn.Identity)
+        self.shortcut = FoldedConv(*block.downsample, packing) if has_conv else lambda x: x
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        residual = self.shortcut(x)
+        for conv in self.first:
+            x = conv(x, activation="relu")
+        return self.last(x, activation="relu", residual=residual)
+
+
+class FoldedConv:
+    """A convolution with the batch norm after it folded in, its weights in channels_last."""
+
+    def __init__(self, conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d, packing: Packing):
+        self.stride, self.padding = conv.stride, conv.padding
+        self.weight = packing.add(
+            lambda: (conv.weight.float() * scale(norm).view(-1, 1, 1, 1)).to(memory_format=torch.channels_last)
+        )
+        self.bias = packing.add(lambda: norm.bias.float() - norm.running_mean.float() * scale(norm))
+
+    def __call__(self, x: torch.Tensor, **epilogue) -> torch.Tensor:
+        return conv2d(x, self.weight, self.bias, self.stride, self.padding, **epilogue)
+
+
+def scale(norm: torch.nn.BatchNorm2d) -> torch.Tensor:
+    """What a batch norm in eval mode multiplies each channel by, in float32."""
+    return norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)

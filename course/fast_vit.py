@@ -1,0 +1,107 @@
+"""A ViT with fused layers, and without the work that no logit depends on.
+
+Bias, GELU and residual are finished in the linear layer's registers. The head reads the class token alone, so
+after the last block's keys and values are known, the other tokens are done: of that block's queries, output
+projection and MLP, and of the last norm, one row per image is computed where the plain model computes them all.
+"""
+import torch
+
+from course.kernels import conv2d, layer_norm, linear, scaled_dot_product_attention
+from course.packing import Packing
+from course.vit import ViT
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+"""HuggingFace's name: the kernels'."""
+
+
+class FastViT:
+    """(batch, channels, height, width) -> logits (batch, labels), or without a head the class token's state."""
+
+    memory_format = torch.contiguous_format
+
+    def __init__(self, model: ViT, packing: Packing):
+        self.config = model.config
+        embeddings = model.embeddings
+        self.image_shape = embeddings.image_shape
+        self.patch = FastLinear(embeddings.patches, packing)
+        self.positions = packing.add(lambda: embeddings.positions[0, 1:])
+        self.class_token = packing.add(lambda: embeddings.class_token + embeddings.positions[:, :1])
+        self.blocks = [FastBlock(block, model.config, packing) for block in model.blocks]
+        self.norm = FastNorm(model.norm, packing)
+        self.head = FastLinear(model.head, packing) if model.config.num_labels else lambda x: x
+
+    def check(self, images: torch.Tensor) -> None:
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise ValueError(f"ViT: expected images (batch, {str(self.image_shape)[1:]}, got {tuple(images.shape)}")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.embed(images)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.head(self.norm(self.blocks[-1].class_token(x)))
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, hidden): the class token, then a token a patch, positions added."""
+        rows, cols = self.config.grid
+        # one position a patch, seen as the feature maps (1, hidden, rows, cols) of every image
+        positions = self.positions.view(1, rows, cols, -1).permute(0, 3, 1, 2).expand(len(images), -1, -1, -1)
+        patches = conv2d(images, self.patch.weight, self.patch.bias, self.config.patch_size, residual=positions)
+        patches = patches.flatten(2).mT
+        return torch.cat((self.class_token.expand(len(images), -1, -1), patches), dim=1)
+
+
+class FastBlock:
+    """Six kernels: norm, qkv, attention, output + x, norm, hidden with its activation, output + x."""
+
+    def __init__(self, block: torch.nn.Module, config, packing: Packing):
+        self.heads = config.num_attention_heads
+        self.hidden_size = config.hidden_size
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.norm1, self.norm2 = FastNorm(block.norm1, packing), FastNorm(block.norm2, packing)
+        self.qkv = FastLinear(block.attention.qkv, packing)
+        self.output = FastLinear(block.attention.output, packing)
+        self.mlp_hidden = FastLinear(block.mlp.hidden, packing)
+        self.mlp_output = FastLinear(block.mlp.output, packing)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        return self.finish(x, q, k, v)
+
+    def class_token(self, x: torch.Tensor) -> torch.Tensor:
+        """The block's result for the first token of each image alone, (batch, hidden)."""
+        y = self.norm1(x)
+        q = self.qkv.part(y[:, :1], 0, self.hidden_size)
+        k, v = self.qkv.part(y, self.hidden_size, 3 * self.hidden_size).chunk(2, dim=-1)
+        return self.finish(x[:, :1], q, k, v)[:, 0]
+
+    def finish(self, x, q, k, v):
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        x = self.output(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), residual=x)
+        return self.mlp_output(self.mlp_hidden(self.norm2(x), activation=self.activation), residual=x)
+
+
+class FastLinear:
+    """A linear layer's (or the patch convolution's) packed parameters."""
+
+    def __init__(self, layer: torch.nn.Linear | torch.nn.Conv2d, packing: Packing):
+        self.weight = packing.add(lambda: layer.weight)
+        self.bias = packing.add(lambda: layer.bias) if layer.bias is not None else None
+
+    def __call__(self, x: torch.Tensor, **epilogue) -> torch.Tensor:
+        return linear(x, self.weight, self.bias, **epilogue)
+
+    def part(self, x: torch.Tensor, first: int, end: int) -> torch.Tensor:
+        """The outputs `first` to `end` alone."""
+        return linear(x, self.weight[first:end], None if self.bias is None else self.bias[first:end])
+
+
+class FastNorm:
+    """A layer norm's packed parameters."""
+
+    def __init__(self, layer: torch.nn.LayerNorm, packing: Packing):
+        self.eps = layer.eps
+        self.weight = packing.add(lambda: layer.weight)
+        self.bias = packing.add(lambda: layer.bias)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

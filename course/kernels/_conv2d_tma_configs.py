@@ -1,0 +1,132 @@
+"""Which tiles and boxes the convolution by TMA may be computed in, the most promising first."""
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import triton
+
+from course import runtime
+from course.kernels._matmul_configs import shared_memory
+
+TILES = [  # filters, pixels, warps, programs on a multiprocessor
+    (128, 256, 8, 1), (256, 128, 8, 1), (128, 128, 8, 1), (128, 128, 4, 2), (64, 256, 4, 2), (64, 128, 4, 3),
+    (128, 64, 4, 3), (64, 64, 4, 4), (128, 32, 4, 4), (64, 32, 4, 4), (64, 16, 4, 4),
+]  # fmt: skip
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+MOST_STAGES = 6
+OFFERED = 12
+SMALL = 2**24  # multiply-adds: below, measuring would take longer than it can save
+
+
+class Layer(NamedTuple):
+    """A convolution's sizes."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    dtype: torch.dtype
+
+
+@functools.lru_cache(maxsize=1024)
+def conv2d_tma_configs(layer: Layer) -> list[triton.Config]:
+    found = sorted(_predicted(layer), key=lambda entry: entry[0])
+    multiply_adds = layer.N * layer.P * layer.Q * layer.K * layer.R * layer.S * layer.C
+    return [config for _, config in found[: 1 if multiply_adds < SMALL else OFFERED]]
+
+
+def step_channels(layer: Layer) -> int:
+    """Channels of a step: a row of shared memory, 128 bytes, if there are as many."""
+    return min(layer.C & -layer.C, 128 // layer.dtype.itemsize)
+
+
+def _predicted(layer: Layer) -> Iterator[tuple[float, triton.Config]]:
+    sms, itemsize = runtime.num_sms(), layer.dtype.itemsize
+    boxes = {pixels: _best_box(layer, pixels) for pixels in {tile[1] for tile in TILES}}
+    row = step_channels(layer)
+    images_first = layer.N * layer.H * layer.W * layer.C * itemsize <= 2**24
+    for filters, pixels, warps, per_sm in TILES:
+        taps, n_boxes, box = boxes[pixels]
+        tiles = triton.cdiv(layer.K, filters) * n_boxes
+        for block_k, split in itertools.product((row, 2 * row), SPLITS):
+            steps = taps / n_boxes * layer.C / block_k / split
+            programs = tiles * split
+            if layer.C % block_k or filters > 64 and filters > triton.next_power_of_2(layer.K):
+                continue
+            # large steps for small tiles; and sums are split only where tiles alone leave multiprocessors idle
+            if block_k > row and filters * pixels > 2**13 or split > 1 and (programs > 2 * sms or steps < 2):
+                continue
+            if split > 1 and filters * pixels > 2048 * warps:
+                continue  # more to add up than registers hold
+            resident = min(per_sm, triton.cdiv(programs, sms))
+            # 32 KB for finished tiles, slice by slice; the rest of the memory for weights and x
+            slices = triton.next_power_of_2(triton.cdiv(filters * pixels * itemsize * resident, 2**15))
+            stage = (filters + pixels) * block_k * itemsize
+            stages = min(MOST_STAGES, (shared_memory() - 2**15 - 1024 * resident) // (stage * resident))
+            if stages >= 2:
+                blocks = {"IMAGES": box[0], "ROWS": box[1], "COLS": box[2], "BLOCK_N": filters, "BLOCK_K": block_k,
+                          "SPLIT_K": split, "SLICES": slices, "IMAGES_FIRST": images_first, "PER_SM": resident}  # fmt: skip
+                cycles = _cycles(filters, pixels, block_k * itemsize, resident, stages, programs, steps, split, itemsize)
+                yield cycles, triton.Config(blocks, num_warps=warps, num_stages=stages)
+
+
+def _cycles(filters, pixels, step_bytes, resident, stages, programs, steps, split, itemsize) -> float:
+    products = filters * pixels * step_bytes / 4096
+    loaded = (filters + pixels) * step_bytes
+    multiplied = filters / 64 * (64 + pixels) * step_bytes  # read again by the tensor cores, for 64 filters at a time
+    step = max(products, (loaded + multiplied) / 128, loaded / 56) + 20
+    alone = max(step, 1000 / (stages - 1))
+    end = 600 + filters * pixels / 16 + (0 if split == 1 else 1500 + split * filters * pixels / 8)
+    rounds = triton.cdiv(programs, runtime.num_sms() * resident)
+    return max(triton.cdiv(programs, runtime.num_sms()) * steps * step, rounds * (steps * alone + end)) + 1000
+
+
+def _best_box(layer: Layer, pixels: int) -> tuple[int, int, tuple[int, int, int]]:
+    """The box of so many pixels with the fewest taps to multiply: taps in all boxes, boxes, (images, rows, columns)."""
+    found = []
+    for rows in _powers_of_2(min(pixels, triton.next_power_of_2(layer.P))):
+        for cols in _powers_of_2(min(pixels // rows, triton.next_power_of_2(layer.Q))):
+            images = pixels // (rows * cols)
+            # a box of several rows sees x as stride times fewer rows: they have to come out even
+            if images > 256 or max(rows, cols) > 256:
+                continue
+            if rows > 1 and layer.H % layer.stride[0] or cols > 1 and layer.W % layer.stride[1]:
+                continue
+            blocks = triton.cdiv(layer.N, images)
+            taps = blocks * _taps(layer, 0, rows) * _taps(layer, 1, cols)
+            n_boxes = blocks * triton.cdiv(layer.P, rows) * triton.cdiv(layer.Q, cols)
+            found.append((taps, n_boxes, images, (images, rows, cols)))
+    taps, n_boxes, _, box = min(found)
+    return taps, n_boxes, box
+
+
+@functools.lru_cache(maxsize=4096)
+def _taps_of(size_in, size_out, box, stride, padding, dilation, taps):
+    if taps == 1:
+        return triton.cdiv(size_out, box)
+    total = 0
+    for start in range(0, size_out, box):
+        first = start * stride - padding
+        begin = max(0, triton.cdiv(-first - (box - 1) * stride, dilation))
+        total += max(1, min(taps, triton.cdiv(size_in - first, dilation)) - begin)
+    return total
+
+
+def _taps(layer, dim, box):
+    """Filter rows (dim 0) or columns (dim 1) that meet the image, summed over all boxes."""
+    size_in, size_out, taps = ((layer.H, layer.P, layer.R), (layer.W, layer.Q, layer.S))[dim]
+    return _taps_of(size_in, size_out, box, layer.stride[dim], layer.padding[dim], layer.dilation[dim], taps)
+
+
+def _powers_of_2(most: int) -> list[int]:
+    return [1 << i for i in range(most.bit_length())]
