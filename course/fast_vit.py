@@ -6,7 +6,7 @@ projection and MLP, and of the last norm, one row per image is computed where th
 """
 import torch
 
-from course.kernels import conv2d, layer_norm, linear, scaled_dot_product_attention
+from course.kernels import add, layer_norm, linear, patchify, scaled_dot_product_attention
 from course.packing import Packing
 from course.vit import ViT
 
@@ -23,9 +23,8 @@ class FastViT:
         self.config = model.config
         embeddings = model.embeddings
         self.image_shape = embeddings.image_shape
-        self.patch = FastLinear(embeddings.patches, packing)
-        self.positions = packing.add(lambda: embeddings.positions[0, 1:])
-        self.class_token = packing.add(lambda: embeddings.class_token + embeddings.positions[:, :1])
+        self.patch_weight = packing.add(lambda: embeddings.patches.weight.flatten(1))
+        self.added = packing.add(lambda: what_is_added(embeddings))
         self.blocks = [FastBlock(block, model.config, packing) for block in model.blocks]
         self.norm = FastNorm(model.norm, packing)
         self.head = FastLinear(model.head, packing) if model.config.num_labels else lambda x: x
@@ -42,12 +41,13 @@ class FastViT:
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, hidden): the class token, then a token a patch, positions added."""
-        rows, cols = self.config.grid
-        # one position a patch, seen as the feature maps (1, hidden, rows, cols) of every image
-        positions = self.positions.view(1, rows, cols, -1).permute(0, 3, 1, 2).expand(len(images), -1, -1, -1)
-        patches = conv2d(images, self.patch.weight, self.patch.bias, self.config.patch_size, residual=positions)
-        patches = patches.flatten(2).mT
-        return torch.cat((self.class_token.expand(len(images), -1, -1), patches), dim=1)
+        return add(linear(patchify(images, self.config.patch_size), self.patch_weight), self.added)
+
+
+def what_is_added(embeddings: torch.nn.Module) -> torch.Tensor:
+    """(1, tokens, hidden): every token's position, and the class token or the patch convolution's bias."""
+    bias = embeddings.patches.bias.expand_as(embeddings.positions[:, 1:])
+    return torch.cat((embeddings.class_token, bias), dim=1) + embeddings.positions
 
 
 class FastBlock:
@@ -81,9 +81,9 @@ class FastBlock:
 
 
 class FastLinear:
-    """A linear layer's (or the patch convolution's) packed parameters."""
+    """A linear layer's packed parameters."""
 
-    def __init__(self, layer: torch.nn.Linear | torch.nn.Conv2d, packing: Packing):
+    def __init__(self, layer: torch.nn.Linear, packing: Packing):
         self.weight = packing.add(lambda: layer.weight)
         self.bias = packing.add(lambda: layer.bias) if layer.bias is not None else None
 

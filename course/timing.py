@@ -50,7 +50,7 @@ class Captured:
 
 
 def time_in_turn(
-    competitors: dict[str, Callable[[], object] | Captured],
+    competitors: dict[str, Callable[[], object]],
     *,
     calls_in_one: int = 1,
     rounds: int = 30,
@@ -59,15 +59,15 @@ def time_in_turn(
 ) -> dict[str, Timing]:
     """Median and quantiles of each competitor's time between two GPU events, divided by `calls_in_one`.
 
-    A Captured is replayed behind a kernel that keeps the GPU busy meanwhile: its time is the GPU's alone. A
-    function is called on an idle GPU: its time is what a user waits for, launches included. With `cold`, a function is
-    called behind a write that fills the L2 cache, which gives the GPU's time with nothing cached, as long as
-    launching takes no longer than that write. At least 5 rounds; more, up to `rounds`, within `budget_s` seconds.
+    A graph (a Captured's `replay`) is launched behind a kernel that keeps the GPU busy meanwhile: its time is the
+    GPU's alone. Any other function is called on an idle GPU: its time is what a user waits for, launches included.
+    With `cold` it is called behind a write that fills the L2 cache, which gives the GPU's time with nothing cached, as
+    long as launching takes no longer than that write. At least 5 rounds; up to `rounds` within `budget_s` seconds.
     """
     events = {name: [] for name in competitors}
     filler = torch.empty(4 * l2_bytes() if cold else 0, dtype=torch.int8, device="cuda")
     for run in competitors.values():
-        _start(run)()
+        run()
     torch.cuda.synchronize()
     deadline = time.perf_counter() + budget_s
     for round_number in range(rounds):
@@ -75,21 +75,17 @@ def time_in_turn(
             break
         for name, run in competitors.items():
             torch.cuda.synchronize()
-            if isinstance(run, Captured):
+            if isinstance(getattr(run, "__self__", None), Captured):
                 torch.cuda._sleep(BUSY_CYCLES)
             elif cold:
                 filler.zero_()
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            _start(run)()
+            run()
             end.record()
             events[name].append((start, end))
     torch.cuda.synchronize()
     return {name: _timing([s.elapsed_time(e) / calls_in_one for s, e in pairs]) for name, pairs in events.items()}
-
-
-def _start(competitor):
-    return competitor.replay if isinstance(competitor, Captured) else competitor
 
 
 def _timing(samples: list[float]) -> Timing:
@@ -122,7 +118,7 @@ def copy_gbps() -> float:
     """GB/s, read and written, of copying 1 GiB on this GPU: what a kernel that only moves bytes can hope for."""
     source, target = torch.randint(255, (2, 2**30), dtype=torch.uint8, device="cuda")
     graph = Captured([lambda: target.copy_(source)])
-    return 2 * source.numel() / time_in_turn({"copy": graph})["copy"].median / 1e6
+    return 2 * source.numel() / time_in_turn({"copy": graph.replay})["copy"].median / 1e6
 
 
 def matmul_tflops(dtype: torch.dtype, n: int = 8192) -> float:
@@ -132,4 +128,4 @@ def matmul_tflops(dtype: torch.dtype, n: int = 8192) -> float:
     """
     a, b = torch.randn(2, n, n, device="cuda").to(dtype)
     graph = Captured([lambda: a @ b])
-    return 2 * n**3 / time_in_turn({"matmul": graph})["matmul"].median / 1e9
+    return 2 * n**3 / time_in_turn({"matmul": graph.replay})["matmul"].median / 1e9

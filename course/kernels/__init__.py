@@ -9,6 +9,7 @@ from course.kernels.linear import linear
 from course.kernels.matmul import matmul
 from course.kernels.max_pool2d import max_pool2d
 from course.kernels.mul import mul
+from course.kernels.patchify import patchify
 from course.kernels.relu import relu
 from course.kernels.scaled_dot_product_attention import scaled_dot_product_attention
 from course.kernels.softmax import softmax
@@ -25,6 +26,7 @@ __all__ = [
     "matmul",
     "max_pool2d",
     "mul",
+    "patchify",
     "relu",
     "scaled_dot_product_attention",
     "softmax",

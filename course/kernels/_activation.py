@@ -10,8 +10,25 @@ def relu_op(x):
 
 @triton.jit
 def gelu_op(x):
-    """x * Phi(x), with Phi the normal distribution's cumulative function (Hendrycks and Gimpel, 2016)."""
-    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    """x * Phi(x), with Phi the normal distribution's cumulative function (Hendrycks and Gimpel, 2016).
+
+    log2(Phi(-a)) is nearly a parabola in a = |x|: this polynomial, fitted to it on [0, 9] by weighted least squares,
+    gives Phi to 1e-7 in float32 (tests/kernels/test_gelu.py), in a quarter of the instructions of an erf. Beyond
+    9 it goes on falling, and Phi(-a) to 0.
+    """
+    a = tl.abs(x)
+    log2_phi = 2.109068618e-07 - 5.038346185e-09 * a
+    log2_phi = log2_phi * a - 3.631351320e-06
+    log2_phi = log2_phi * a + 3.185116293e-05
+    log2_phi = log2_phi * a - 1.223356812e-04
+    log2_phi = log2_phi * a - 3.261151724e-04
+    log2_phi = log2_phi * a + 7.334745023e-03
+    log2_phi = log2_phi * a - 5.269014090e-02
+    log2_phi = log2_phi * a - 4.591446817e-01
+    log2_phi = log2_phi * a - 1.151112676e00
+    log2_phi = log2_phi * a - 0.9999998808
+    phi = tl.exp2(log2_phi)  # Phi(-|x|)
+    return x * tl.where(x < 0, phi, 1.0 - phi)
 
 
 @triton.jit

@@ -24,6 +24,7 @@ class _Block:
         self.of_stream: dict[int, torch.Tensor] = {}
 
     def give(self, count: int) -> torch.Tensor | None:
+        count = -(-count // 32) * 32  # cache lines of their own
         if self.given + count > COUNTERS:
             return None
         self.given += count

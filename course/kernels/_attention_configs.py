@@ -8,33 +8,31 @@ from course import runtime
 from course.runtime import INTERPRET
 
 
-def config(block_m, block_n, num_warps, num_stages, **more):
+def config(block_m: int, block_n: int, num_warps: int, num_stages: int, **more) -> triton.Config:
     return triton.Config({"BLOCK_M": block_m, "BLOCK_N": block_n, **more}, num_warps=num_warps, num_stages=num_stages)
 
 
 @functools.lru_cache(maxsize=4096)
-def attention_configs(heads: int, L: int, S: int, block_e: int, dtype: torch.dtype) -> list[triton.Config]:
-    """Configurations for `heads` heads of L queries and S keys, whose sizes are padded to `block_e` at most."""
+def attention_configs(
+    heads: int, L: int, S: int, block_e: int, dtype: torch.dtype, is_causal: bool
+) -> list[triton.Config]:
+    """Configurations for `heads` heads of L queries and S keys, of padded sizes up to `block_e`."""
     if INTERPRET:
         block_m, block_n = (min(max(16, triton.next_power_of_2(n)), 1024) for n in (L, S))
         _, wide, wider = sorted((block_m, block_n, block_e))
         at_once = max(1, 2**20 // (wide * wider))  # a tile has at most 2**20 elements
         return [config(block_m, block_n, 4, 1, HEADS=min(at_once, triton.next_power_of_2(heads)))]
 
-    row_bytes = block_e * dtype.itemsize
-    if row_bytes > 512:
-        return [config(16, 16, 4, 1)]
-    if row_bytes > 256:
-        return [config(64, 32, 8, 1 if torch.version.hip else 2)]
-    if dtype == torch.float32:
+    if dtype == torch.float32:  # without tensor cores a thread holds whole rows of both factors
+        return [config(min(64, 4096 // block_e), min(32, 4096 // block_e), 8, 2)]
+    if block_e > 128:
         return [config(64, 32, 8, 2)]
-    if row_bytes > 128:
+    if block_e > 64:
         configs = [config(128, 32, 8, 2), config(64, 64, 4, 2), config(128, 64, 8, 2), config(128, 128, 8, 2)]
     else:
-        configs = [
-            config(128, 64, 8, 3), config(64, 64, 4, 3), config(128, 64, 8, 2), config(64, 64, 4, 2),
-            config(128, 64, 4, 2), config(128, 128, 8, 2), config(64, 128, 4, 2), config(32, 64, 4, 3),
-        ]  # fmt: skip
+        configs = [config(128, 64, 8, 3), config(64, 64, 4, 3), config(128, 128, 8, 2), config(64, 128, 4, 2)]
         if heads * triton.cdiv(L, 128) < runtime.num_sms():  # too few programs to keep every multiprocessor busy
-            configs.insert(0, configs.pop(1))
+            configs = [configs[1], config(32, 64, 4, 3), configs[3], configs[0]]
+        if S < 256 and not is_causal:  # all keys at once: one maximum, nothing to multiply again
+            configs = [config(64, 256, 4, 1), config(128, 256, 8, 1), *configs]
     return configs if heads * L * S * block_e >= 2**23 else configs[:1]

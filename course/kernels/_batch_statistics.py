@@ -49,6 +49,7 @@ def combine(count, mean, m2):
     """count, mean and m2 of all parts along axis 0 together."""
     total = tl.sum(count, axis=0)
     overall = tl.sum(count * mean, axis=0) / total
+    overall += tl.sum(count * (mean - overall[None, :]), axis=0) / total  # what the long sum of large numbers lost
     away = mean - overall[None, :]
     return total, overall, tl.sum(m2 + count * away * away, axis=0)
 

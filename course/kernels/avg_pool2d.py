@@ -152,7 +152,7 @@ def average(x: torch.Tensor, y: torch.Tensor, rows: Windows, cols: Windows) -> t
     images, means = (x, y) if x.ndim == 4 else (x[None], y[None])
     height, width = images.shape[2:]
     equal = rows.over == cols.over == 1
-    apart = rows.step >= rows.length and cols.step >= cols.length
+    apart = all(dim.step >= dim.length or n == 1 for dim, n in zip((rows, cols), means.shape[2:]))
     if equal and not (apart and rows.length * cols.length > SHORT):
         grid, blocks = output_blocks(means)
         avg_pool2d_kernel[grid](

@@ -8,9 +8,9 @@ sum of the weights p and their sum over v; where a block raises the maximum to m
 exp(m - m'), so that they end as if the maximum had been known from the start (Milakov and Gimelshein, Online normalizer
 calculation for softmax, 2018; Dao et al., FlashAttention, 2022).
 
-A head moves (L * (E + Ev) + S * (E + Ev)) * itemsize bytes at least, for 2 * L * S * (E + Ev) operations and L * S
-exponentials, and the L * S scores stay in registers. Only a block that crosses the diagonal or the last key needs
-a mask: all others run without one, and the keys left over get a block of their own, as small as it can be.
+A head moves (L + S) * (E + Ev) * itemsize bytes at least, for 2 * L * S * (E + Ev) operations and L * S exponentials;
+the L * S scores stay in registers. Only the keys on the diagonal and those that do not fill a block need a mask. They
+come first, in smaller blocks under one maximum; where S < BLOCK_N they are all there is.
 """
 import math
 
@@ -108,7 +108,7 @@ def attention_kernel(
     total = tl.zeros(q.shape[:-1], tl.float32)
     acc = tl.expand_dims(total, -1) + tl.zeros((BLOCK_EV,), tl.float32)
 
-    # first the keys that need a mask, and those with which they share a block or that fill none
+    # the keys that need a mask come before the loop: after it, ptxas would run every product of the kernel on its own
     rows = first_m + tl.arange(0, BLOCK_M)
     whole = (tl.minimum(S, first_m + 1) if CAUSAL else S) // BLOCK_N * BLOCK_N
     if len(REST) > 0:
@@ -125,7 +125,7 @@ def attention_kernel(
             visible = visible & (keys[None, :] <= rows[:, None])
         m, total, acc = attend(q, ks, vs, m, total, acc, scale, visible, PRECISION)
 
-    if WHOLE_BLOCKS:  # then the blocks of keys that every query of this program sees
+    if WHOLE_BLOCKS:  # that every query of this program sees
         for first_n in range(0, whole, BLOCK_N):
             k = load_tile(k_ptr, k_strides, first_n, S, E, False, BLOCK_N, BLOCK_E)
             v = load_tile(v_ptr, v_strides, first_n, S, EV, False, BLOCK_N, BLOCK_EV)
@@ -196,7 +196,7 @@ def _scaled_dot_product_attention(
             **config.all_kwargs(),
         )  # fmt: skip
 
-    configs = attention_configs(heads, L, S, max(block_e, block_ev), q.dtype)
+    configs = attention_configs(heads, L, S, max(block_e, block_ev), q.dtype, is_causal)
     waves = triton.next_power_of_2(min(triton.cdiv(heads * L, 64 * runtime.num_sms()), 32))
     key = (q.dtype, f"{waves} waves", L, S, E, EV, is_causal)
     launch(best_config("scaled_dot_product_attention", key, configs, launch))

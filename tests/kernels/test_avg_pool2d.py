@@ -23,7 +23,7 @@ def check(x, kernel, *args):
 @pytest.mark.parametrize("args", [
     (1,), (2,), (3, 2, 1), ((2, 3), (2, 1), (1, 0)), (2, 3), (3, 2, 1, False, False), (3, 2, 0, True),
     (3, 2, 1, True), (3, 2, 1, True, False), (5, 4, 2, True), (7, 1, 3), (6,), ((6, 8), None, 3), ((6, 8), 9, 2, True),
-    ((6, 8), 9, 2, True, False), ((13, 18),), ((14, 19), 19, 0, True), ((14, 18), 18, (1, 0)),
+    ((6, 8), 9, 2, True, False), ((13, 18),), ((13, 18), 1), ((14, 19), 19, 0, True), ((14, 18), 18, (1, 0)),
 ])  # fmt: skip
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_parameters(args, layout, device):

@@ -120,7 +120,7 @@ def test_nan_and_infinity(dtype, device):
     stats = torch.zeros(6, dtype=dtype, device=device), torch.ones(6, dtype=dtype, device=device)
     stats[0][2], stats[1][3], stats[1][4], stats[1][5] = float("inf"), float("nan"), 0.0, -1.0
     x[:, 4] = 0.0
-    check(x, *stats, eps=0.0)
+    check(x, *stats)
     y = batch_norm(x, stats[0].zero_(), stats[1].fill_(1), training=True)
     assert y[:, :2].isnan().all() and not y[:, 2:].isnan().any()
     assert stats[0].isnan().tolist()[0] and stats[1].isnan().tolist() == [True, True, False, False, False, False]
@@ -197,5 +197,5 @@ def test_more_than_2_31_elements(shape, memory_format):
     var, mean = torch.var_mean(last)
     stats = torch.zeros(2, shape[1], device="cuda")
     got = batch_norm(x, stats[0], stats[1], training=True, momentum=1.0)
-    torch.testing.assert_close(stats[:, -1], torch.stack([mean, var]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(stats[:, -1], torch.stack([mean, var]), rtol=1e-4, atol=0)
     torch.testing.assert_close(got[-1, -1, -9:].float(), (last[-1, -9:] - mean) * var.rsqrt(), rtol=2e-3, atol=1e-4)

@@ -1,0 +1,96 @@
+"""python -m benchmarks kernels | models | plots | readme
+
+    python -m benchmarks models --providers peers --budget 540    # the peers, as many as fit in nine minutes
+    python -m benchmarks models --providers best                  # ours and the best peer of each cell, side by side
+"""
+import argparse
+import sys
+
+from benchmarks import report
+from course import results, runtime
+
+PROVIDERS = ("all", "course", "peers", "best")
+
+
+def main(argv: list[str] | None = None) -> int:
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures, and shows what was measured.")
+    commands = top.add_subparsers(required=True, dest="command", metavar="command")
+    for what in ("kernels", "models"):
+        sub = commands.add_parser(what, help=f"measure {what} beside their peers, and store the results")
+        sub.add_argument("--quick", action="store_true", help="few sizes, nothing compiled for long, nothing stored")
+        sub.add_argument("--providers", choices=PROVIDERS, default="all", help="who races: everybody; this course "
+                         "alone; the peers alone; this course and the best peer stored (default: all)")  # fmt: skip
+        sub.add_argument("--only", nargs="+", metavar="NAME", help=f"{what} of these names, dtypes or sizes alone")
+        sub.add_argument("--budget", type=float, default=float("inf"), metavar="S", help="seconds after which nothing "
+                         "more is begun (default: no limit)")  # fmt: skip
+    commands.add_parser("plots", help="draw what is stored")
+    commands.add_parser("readme", help="write the stored figures into README.md")
+    options = vars(top.parse_args(argv))
+    command = options.pop("command")
+    if command == "plots":
+        return plots()
+    if command == "readme":
+        return readme()
+    return measure(command, **options)
+
+
+def measure(
+    what: str, quick: bool = False, providers: str = "all", only: list[str] | None = None, budget: float = float("inf")
+) -> int:
+    """Measures and prints; 1 if a result was wrong or could not be had. Without a GPU, prints what is stored."""
+    if runtime.INTERPRET:
+        return show_stored(what)
+    from benchmarks import kernels, models
+    from benchmarks.session import Session
+
+    run = results.circumstances()
+    if what == "kernels":
+        run["limits"] = kernels.measure_limits()
+    session = Session(what, run, None if quick else results.RESULTS / runtime.gpu_name(), budget)
+    if what == "kernels":
+        cases = kernels.quick_cases() if quick else kernels.all_cases()
+        kernels.run(session, [case for case in cases if named(case.cell, only)], providers)
+    else:
+        cells = models.QUICK_CELLS if quick else models.CELLS
+        models.run(session, [cell for cell in cells if named(cell, only)], providers, compiled=not quick)
+    print(report.as_text(session.measured))
+    if session.measured.rows:
+        print(results.described(run) + "".join(f", {name} {value}" for name, value in run.get("limits", {}).items()))
+    if session.folder and session.results.rows:
+        plots()
+    for key, error in session.errors.items():
+        print(f"{' '.join(map(str, key))}: {error}")
+    return 1 if session.errors else 0
+
+
+def named(cell: tuple, only: list[str] | None) -> bool:
+    return not only or any(str(part) in only for part in cell)
+
+
+def show_stored(what: str) -> int:
+    stored = results.read(what)
+    if not stored.rows:
+        print(f"No GPU here, and no {what} were measured yet.")
+        return 0
+    print(report.as_text(stored))
+    print(f"No GPU here, nothing was timed: these figures are from {results.described(stored.last)}.")
+    return 0
+
+
+def plots() -> int:
+    from benchmarks.plots import draw_all
+
+    for gpu in results.gpus():
+        for file in draw_all(results.read("kernels", gpu), results.read("models", gpu), results.RESULTS / gpu):
+            print(file.relative_to(results.ROOT))
+    return 0
+
+
+def readme() -> int:
+    text = report.README.read_text()
+    results.write_whole(report.README, report.readme_with(text, report.readme_block()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Times whole models beside the libraries', call by call and as bare CUDA graphs, once their logits are right."""
+import gc
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.contenders import FAMILIES, Contender, Family
+from benchmarks.session import Session
+from course import verify
+from course.results import Results
+from course.timing import time_in_turn
+
+TOLERANCE = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float16}
+"""Whose tolerance in course.verify holds: TF32 has as many bits of fraction as float16."""
+
+SECONDS = 2.0
+"""For timing one cell."""
+
+COMPILING_S = 120
+"""One model, for one batch size: what must be left of a session's time to begin it."""
+
+
+class Cell(NamedTuple):
+    """One row of the table of races."""
+
+    model: str
+    dtype: str
+    batch: int
+
+
+CELLS = [
+    *(Cell("vit-b16", "bf16", batch) for batch in (1, 256, 64, 8, 16)),
+    *(Cell("resnet18", "fp16", batch) for batch in (1, 256, 16, 64, 8)),
+    *(Cell("resnet18", "tf32", batch) for batch in (1, 256, 16, 64, 8)),
+]
+"""What matters most first: a session may end before the last."""
+
+QUICK_CELLS = [Cell("vit-b16", "bf16", 1), Cell("resnet18", "fp16", 1), Cell("resnet18", "fp16", 64)]
+
+
+def run(session: Session, cells: Iterable[Cell], providers: str, compiled: bool = True) -> None:
+    """Measures what the session's time allows; results are stored cell by cell."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    families = {name: FAMILIES[name]() for name in {cell.model for cell in cells}}
+    jobs = plan(cells, families, providers, session.results, compiled)
+    for i, (cell, names) in enumerate(jobs):
+        if session.over():
+            session.note(f"out of time: {len(jobs) - i} of {len(jobs)} races not run")
+            return
+        if any(is_compiled(name) for name in names) and session.left_s() < COMPILING_S:
+            session.note(f"no time to compile: {' '.join(map(str, cell))} not run")
+            continue
+        print(f"\r\033[K{i + 1}/{len(jobs)} {' '.join(map(str, cell))}", end="", file=sys.stderr, flush=True)
+        session.add(*race(families[cell.model], cell, names))
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+    print("\r\033[K", end="", file=sys.stderr)
+
+
+def plan(
+    cells: Iterable[Cell], families: dict[str, Family], providers: str, stored: Results, compiled: bool
+) -> list[tuple[Cell, list[str]]]:
+    """Who runs in each cell: "all"; "course" alone; course and the "best" peer so far; or the "peers" alone, first
+    in all cells those that need not be compiled."""
+    jobs = []
+    for cell in cells:
+        names = [name for name in families[cell.model].providers if compiled or not is_compiled(name)]
+        ours = [name for name in names if name.startswith("course")]
+        peers = [name for name in names if name not in ours]
+        best = stored.best_peer(cell)
+        if providers == "course":
+            jobs.append((cell, ours))
+        elif providers == "peers":
+            jobs.append((cell, [name for name in peers if not is_compiled(name)]))
+        elif providers == "best" and best in peers:
+            jobs.append((cell, [*ours, best]))
+        else:
+            jobs.append((cell, names))
+    if providers == "peers" and compiled:
+        jobs += [(cell, [name]) for cell in cells for name in families[cell.model].providers if is_compiled(name)]
+    return jobs
+
+
+def is_compiled(provider: str) -> bool:
+    return provider.endswith("-compile")
+
+
+@torch.inference_mode()
+def race(family: Family, cell: Cell, names: Iterable[str]) -> tuple[list[dict], dict[tuple, str]]:
+    """(a row for each provider and mode, what went wrong for the others by the row's key)."""
+    images = family.images(cell.batch, cell.dtype, "cuda")
+    with verify.full_precision():
+        exact = family.reference(images)
+    runs, peaks, errors = {}, {}, {}
+    contenders = {}
+    for name in sorted(names, key=is_compiled):  # the compiled keep their graphs' workspaces: see `memory`
+        try:
+            contenders[name], peaks[name] = enter(family, name, cell, images)
+        except Exception as error:  # not installed, out of memory: the others still run
+            errors |= {(*cell, name, mode): said(error) for mode in ("eager", "graph")}
+    for name, contender in contenders.items():
+        for mode, prepare in (("eager", as_called), ("graph", as_graph)):
+            try:
+                start, logits = prepare(contender, images)
+                wrong = problem(logits, exact, cell.dtype)
+            except Exception as error:
+                wrong = said(error)
+            if wrong:
+                errors[*cell, name, mode] = wrong
+            else:
+                runs[name, mode] = start
+    timings = time_in_turn(runs, rounds=100, budget_s=SECONDS)
+    rows = [
+        {**cell._asdict(), "provider": name, "mode": mode, "median_ms": t.median, "q20_ms": t.q20, "q80_ms": t.q80,
+         "peak_mib": peaks[name]} for (name, mode), t in timings.items()
+    ]  # fmt: skip
+    return rows, errors
+
+
+def enter(family: Family, name: str, cell: Cell, images: torch.Tensor) -> tuple[Contender, float]:
+    """A provider on the GPU, and what a call of it takes of the memory, weights included, in MiB."""
+    if not is_compiled(name):
+        torch._C._cuda_clearCublasWorkspaces()  # the one before left them; a captured graph may still need its own
+    before = memory()
+    contender = family.contender(name, cell.dtype, images.device)
+    for _ in range(3):  # tunes, compiles, captures, and asks for more memory than it will again
+        contender.call(images)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    in_pools = memory() - torch.cuda.memory_allocated()
+    contender.call(images)
+    torch.cuda.synchronize()
+    return contender, (torch.cuda.max_memory_allocated() + in_pools - before) / 2**20
+
+
+def memory() -> int:
+    """Bytes allocated, and those which CUDA graphs hold for the tensors inside them."""
+    gc.collect()
+    pools = [segment for segment in torch.cuda.memory_snapshot() if segment["segment_pool_id"] != (0, 0)]
+    return torch.cuda.memory_allocated() + sum(pool["total_size"] - pool["allocated_size"] for pool in pools)
+
+
+def as_called(contender: Contender, images: torch.Tensor):
+    """(what to time, its logits)"""
+    return lambda: contender.call(images), contender.call(images)
+
+
+def as_graph(contender: Contender, images: torch.Tensor):
+    captured = contender.capture(images)
+    captured.outputs[0].fill_(float("nan"))
+    captured.replay()
+    return captured.replay, captured.outputs[0]
+
+
+def problem(logits: torch.Tensor, exact: torch.Tensor, dtype: str) -> str | None:
+    error = verify.layer_error("logits", exact, logits)
+    if error.within(TOLERANCE[dtype]):
+        return None
+    return f"wrong result: relative error {error.relative:.2g}, cosine {error.cosine:.6f}"
+
+
+def said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,200 @@
+"""The results as pictures: each kernel over its sizes, a roofline with all of them, the models over batch sizes."""
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.report import BATCHES, MODELS, MOVERS, moved_mib, operations_a_byte
+from course.lab.display import CARD, COLOURS, FAINT, INK
+from course.results import Results, described, is_ours, median
+
+WIDTH = 9.0  # inches: what a notebook shows without scaling
+MARKERS = "osD^vP*X"
+
+
+def style(provider: str, order: Iterable[str]) -> dict:
+    """The same colour and marker for a provider in every picture of a table; ours is the dark one."""
+    if is_ours(provider):
+        return dict(color=INK, marker="o", linewidth=2.2, markersize=6, zorder=5)
+    i = [name for name in order if not is_ours(name)].index(provider)
+    return dict(color=COLOURS[(2 * i + 1) % len(COLOURS)], marker=MARKERS[1 + i % 7], linewidth=1.8, markersize=6,
+                markeredgecolor=INK, markeredgewidth=0.6)  # fmt: skip
+
+
+def draw_all(kernels: Results, models: Results, folder: Path) -> list[Path]:
+    """Draws what there is results for, as PNG files in `folder`."""
+    files = []
+    if kernels.rows:
+        for kernel in dict.fromkeys(row["kernel"] for row in kernels.rows):
+            files.append(saved(kernel_figure(kernels, kernel), folder / f"kernel_{kernel}.png"))
+        files.append(saved(roofline(kernels), folder / "roofline.png"))
+    if models.rows:
+        files.append(saved(models_figure(models), folder / "models.png"))
+    return files
+
+
+def saved(figure: Figure, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    figure.savefig(partial, format="png", dpi=130)
+    partial.replace(file)
+    return file
+
+
+def new_figure(height: float, title: str, source: str) -> Figure:
+    figure = Figure(figsize=(WIDTH, height), facecolor=CARD)
+    figure.text(0.012, 1 - 0.3 / height, title, color=INK, fontsize=12, weight="bold")
+    figure.text(0.012, 0.1 / height, source, color=INK, fontsize=6.5)
+    return figure
+
+
+def finish(axes: Axes) -> None:
+    axes.set_facecolor(CARD)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.7)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+
+
+def legend(axes: Axes, **where) -> None:
+    axes.legend(facecolor=CARD, edgecolor=FAINT, labelcolor=INK, fontsize=8.5, **where)
+
+
+def kernel_figure(kernels: Results, kernel: str) -> Figure:
+    """GB/s over bytes for what only moves them; TFLOP/s of each shape for the others. The limit drawn in."""
+    rows = [row for row in kernels.rows if row["kernel"] == kernel]
+    draw = bytes_figure if kernel in MOVERS else shapes_figure
+    return draw(rows, kernel, f"Medians. {described(kernels.last)}")
+
+
+def bytes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
+    dtypes = sorted({row["dtype"] for row in rows})
+    providers = list(dict.fromkeys(row["provider"] for row in rows))
+    figure = new_figure(4.2, f"{kernel}: bytes moved a second", source)
+    widths = [max(2, len({row["shape"] for row in rows if row["dtype"] == dtype})) for dtype in dtypes]
+    panels = figure.subplots(1, len(dtypes), sharey=True, squeeze=False, width_ratios=widths)[0]
+    figure.subplots_adjust(left=0.085, right=0.985, top=0.86, bottom=0.2, wspace=0.06)
+    for axes, dtype in zip(panels, dtypes):
+        mine = [row for row in rows if row["dtype"] == dtype]
+        for provider in providers:
+            line = sorted((row for row in mine if row["provider"] == provider), key=moved_mib)
+            if line:
+                axes.plot([moved_mib(row) for row in line], [row["gbps"] for row in line], label=provider,
+                          **style(provider, providers))  # fmt: skip
+        limits = sorted((moved_mib(row), row["gbps"] * row["median_ms"] / row["limit_ms"]) for row in mine)
+        axes.plot(*zip(*limits), color=INK, linestyle="--", linewidth=1, label="limit: copying")
+        ticks = sorted({float(f"{moved_mib(row):.3g}") for row in mine})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{tick:,.3g}" if tick < 1000 else f"{tick:,.0f}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(min(ticks) / 1.6, max(ticks) * 1.6)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(f"MiB read and written, {dtype}")
+        finish(axes)
+    panels[0].set_ylabel("GB/s")
+    legend(panels[0], loc="best")
+    return figure
+
+
+def shapes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
+    """A row of markers for each shape, with a bar up to the limit behind them."""
+    providers = list(dict.fromkeys(row["provider"] for row in rows))
+    shapes = list(dict.fromkeys((row["shape"], row["dtype"]) for row in rows))
+    height = 1.35 + 0.27 * len(shapes)
+    figure = new_figure(height, f"{kernel}: operations a second", source)
+    axes = figure.subplots()
+    label = max(len(shape) for shape, _ in shapes)
+    figure.subplots_adjust(left=0.03 + 0.0098 * label, right=0.985, top=1 - 0.45 / height, bottom=0.75 / height)
+    for y, cell in enumerate(shapes):
+        mine = [row for row in rows if (row["shape"], row["dtype"]) == cell]
+        limit = mine[0]["tflops"] * mine[0]["median_ms"] / mine[0]["limit_ms"]
+        axes.barh(y, limit, height=0.72, color=FAINT, alpha=0.22, label="limit" if y == 0 else None, zorder=1)
+        for row in mine:
+            look = style(row["provider"], providers) | {"linewidth": 0}
+            axes.plot(row["tflops"], y, label=row["provider"], **look)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
+    legend(axes, handles=handles.values(), labels=handles.keys(), loc="lower right")
+    axes.set_yticks(range(len(shapes)), [shape for shape, _ in shapes])
+    axes.set_ylim(len(shapes) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"TFLOP/s, {shapes[0][1]}")
+    finish(axes)
+    axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.7)
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def roofline(kernels: Results) -> Figure:
+    """Every kernel of ours under what the memory and the tensor cores allow."""
+    figure = new_figure(5.6, "Roofline: every kernel, every size", f"Medians. {described(kernels.last)}")
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.085, right=0.8, top=0.9, bottom=0.14)
+    ours = [row for row in kernels.rows if is_ours(row["provider"])]
+    limits = kernels.last["limits"]
+    for i, kernel in enumerate(dict.fromkeys(row["kernel"] for row in ours)):
+        mine = [row for row in ours if row["kernel"] == kernel]
+        axes.plot([operations_a_byte(row) for row in mine], [row["tflops"] for row in mine], MARKERS[i % 8],
+                  color=COLOURS[i % len(COLOURS)], markeredgecolor=INK, markeredgewidth=0.6, markersize=6.5,
+                  label=kernel, zorder=3)  # fmt: skip
+    x = [operations_a_byte(row) for row in ours] or [1.0]
+    low, high = min(x) / 2, max(*x, 1e3 * limits["half_tflops"] / limits["copy_gbps"]) * 2
+    ridge = 1e3 * limits["half_tflops"] / limits["copy_gbps"]
+    axes.plot([low, ridge, high], [low * limits["copy_gbps"] / 1e3, *[limits["half_tflops"]] * 2], color=INK,
+              linewidth=1.6, zorder=2)  # fmt: skip
+    middle = math.sqrt(low * ridge)
+    least = min([row["tflops"] for row in ours], default=1.0) / 2
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(least, 2 * limits["half_tflops"]),
+             xlabel="operations a byte", ylabel="TFLOP/s")  # fmt: skip
+    ends = axes.transData.transform([(low, low * limits["copy_gbps"]), (ridge, ridge * limits["copy_gbps"])])
+    slope = math.degrees(math.atan2(*(ends[1] - ends[0])[::-1]))
+    axes.text(middle, 1.25 * middle * limits["copy_gbps"] / 1e3, f"copying: {limits['copy_gbps']:,.0f} GB/s",
+              color=INK, fontsize=9, rotation=slope, rotation_mode="anchor", ha="center")  # fmt: skip
+    axes.text(high / 1.1, limits["half_tflops"] * 1.12, f"matmul: {limits['half_tflops']:,.0f} TFLOP/s", color=INK,
+              fontsize=9, ha="right")  # fmt: skip
+    finish(axes)
+    legend(axes, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return figure
+
+
+def models_figure(models: Results) -> Figure:
+    """Milliseconds over batch size, each provider's better mode; below, the best peer's time over ours."""
+    providers = list(dict.fromkeys(row["provider"] for row in models.rows))
+    figure = new_figure(6.6, "Whole models, each provider at its best", f"Medians. {described(models.last)}")
+    panels = figure.subplots(2, len(MODELS), sharex=True, height_ratios=(3, 2))
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.9, bottom=0.2, wspace=0.2, hspace=0.1)
+    races = models.races()
+    for (model, dtype), (upper, lower) in zip(MODELS, panels.T):
+        rows = [row for row in models.rows if (row["model"], row["dtype"]) == (model, dtype)]
+        for provider in providers:
+            batches = sorted({row["batch"] for row in rows if row["provider"] == provider})
+            best = [min((r for r in rows if (r["provider"], r["batch"]) == (provider, b)), key=median) for b in batches]
+            if best:
+                upper.plot(batches, [row["median_ms"] for row in best], label=provider, **style(provider, providers))
+        ratios = [(b, races[model, dtype, b].ratio) for b in BATCHES if (model, dtype, b) in races]
+        lower.axhline(1, color=FAINT, linewidth=1)
+        if ratios:
+            lower.plot(*zip(*ratios), **style("course", providers))
+            for batch, ratio in ratios:
+                lower.annotate(f"{ratio:.2f}", (batch, ratio), (0, 7), textcoords="offset points", ha="center",
+                               color=INK, fontsize=8.5)  # fmt: skip
+        upper.set_title(MODELS[model, dtype], color=INK, fontsize=10)
+        upper.set(xscale="log", yscale="log")
+        upper.set_xscale("log", base=2)
+        lower.set_xticks(BATCHES, BATCHES)
+        lower.set_xlim(0.7, 380)
+        lower.set_ylim(0, max([1.5, *(ratio for _, ratio in ratios)]) * 1.25)
+        lower.minorticks_off()
+        lower.set_xlabel("images a batch")
+        finish(upper)
+        finish(lower)
+    panels[0, 0].set_ylabel("ms a batch")
+    panels[1, 0].set_ylabel("best peer's / ours")
+    handles = {}
+    for axes in panels[0]:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels())))
+    figure.legend(handles=handles.values(), labels=handles.keys(), loc="lower center", ncols=4, fontsize=8.5,
+                  bbox_to_anchor=(0.5, 0.04), facecolor=CARD, edgecolor=FAINT, labelcolor=INK)  # fmt: skip
+    return figure

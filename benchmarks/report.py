@@ -1,0 +1,157 @@
+"""The results as text: for a terminal, and the table in README.md between its two markers."""
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import geometric_mean
+
+from course.results import ROOT, Results, described, is_ours, is_peer, median, read, table
+
+README = ROOT / "README.md"
+BEGIN, END = "<!-- benchmarks: written by `python -m benchmarks readme` -->", "<!-- end of benchmarks -->"
+
+HEADLINE_GPU = "nvidia-h200"
+BATCHES = (1, 8, 16, 64, 256)
+MODELS = {
+    ("vit-b16", "bf16"): "ViT-B/16, bf16",
+    ("resnet18", "fp16"): "ResNet-18, fp16",
+    ("resnet18", "tf32"): "ResNet-18, TF32",
+}
+BIG_MIB = 64
+MOVERS = (
+    "add", "mul", "relu", "gelu", "softmax", "layer_norm", "batch_norm", "max_pool2d", "avg_pool2d",
+    "adaptive_avg_pool2d",
+)  # fmt: skip
+"""The kernels that only move bytes."""
+
+NOTHING = "No measurements are stored yet."
+
+
+def as_text(results: Results) -> str:
+    """A line a cell: ours, the best peer, and how they compare."""
+    return (models_text if results.what == "models" else kernels_text)(results)
+
+
+def models_text(results: Results) -> str:
+    lines, races = [], results.races()
+    for cell, rows in results.cells().items():
+        ours, theirs = ([r["peak_mib"] for r in rows if wanted(r)] for wanted in (of_ours, called_as_it_is))
+        lines.append((
+            *cell, ms(find(rows, "course", "eager")), ms(find(rows, "course", "graph")), *peer(fastest_peer(rows)),
+            f"{races[cell].ratio:.2f}" if cell in races else "", *(f"{min(m):.0f}" if m else "" for m in (ours, theirs)),
+        ))  # fmt: skip
+    header = ("model", "dtype", "batch", "ours ms", "in a graph", "best peer", "ms", "ratio", "our MiB", "eager MiB")
+    return table(header, lines)
+
+
+def of_ours(row: dict) -> bool:
+    return is_ours(row["provider"])
+
+
+def called_as_it_is(row: dict) -> bool:
+    """A peer without torch.compile and without a graph."""
+    return is_peer(row["provider"]) and not row["provider"].endswith("-compile") and row["mode"] == "eager"
+
+
+def kernels_text(results: Results) -> str:
+    lines, races = [], results.races()
+    for cell, rows in results.cells().items():
+        ours = find(rows, "course")
+        figures = (f"{ours['gbps']:.0f}", f"{ours['tflops']:.1f}", f"{limit_share(ours):.0%}") if ours else ("",) * 3
+        ratio = f"{races[cell].ratio:.2f}" if cell in races else ""
+        lines.append((*cell, ms(ours), *figures, *peer(fastest_peer(rows)), ratio))
+    header = ("kernel", "shape", "dtype", "ours ms", "GB/s", "TFLOP/s", "of limit", "best peer", "ms", "ratio")
+    return table(header, lines)
+
+
+def find(rows: Iterable[dict], provider: str, mode: str | None = None) -> dict | None:
+    return next((row for row in rows if row["provider"] == provider and mode in (None, row["mode"])), None)
+
+
+def fastest_peer(rows: Iterable[dict]) -> dict | None:
+    return min((row for row in rows if is_peer(row["provider"])), key=median, default=None)
+
+
+def peer(row: dict | None) -> tuple[str, str]:
+    if row is None:
+        return "", ""
+    return row["provider"] + (f" ({row['mode']})" if "mode" in row else ""), ms(row)
+
+
+def ms(row: dict | None) -> str:
+    return f"{row['median_ms']:.3g}" if row else ""
+
+
+def limit_share(row: dict) -> float:
+    """How much of the hardware's limit a kernel reaches."""
+    return row["limit_ms"] / row["median_ms"]
+
+
+def readme_block(root: Path | None = None) -> str:
+    """What stands between the markers in README.md for the results stored under `root`."""
+    models, kernels = (read(what, HEADLINE_GPU, root) for what in ("models", "kernels"))
+    parts = [models_table(models)] if models.races() else []
+    parts += [kernels_table(kernels)] if kernels.races() else []
+    return "\n\n".join(parts) or NOTHING
+
+
+def models_table(models: Results) -> str:
+    races = models.races()
+    lines = [
+        "| best peer's time ÷ ours (ours) | " + " | ".join(f"B={batch}" for batch in BATCHES) + " |",
+        "|---|" + "---|" * len(BATCHES),
+    ]
+    for (model, dtype), title in MODELS.items():
+        cells = [races.get((model, dtype, batch)) for batch in BATCHES]
+        shown = [f"**{race.ratio:.2f}** ({ms(race.ours)} ms)" if race else "–" for race in cells]
+        lines.append(f"| {title} | {' | '.join(shown)} |")
+    note = (
+        "Medians; the peer is the fastest of transformers, timm and torchvision, called as they are, through "
+        "`torch.compile` in max-autotune and inside CUDA graphs, measured in the same run. "
+        f"{described(models.last)}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def kernels_table(kernels: Results) -> str:
+    """Geometric mean and worst case of each group of kernels."""
+    lines = ["| kernels | against | geometric mean | lowest |", "|---|---|---|---|"]
+    races = kernels.races()
+
+    def line(title: str, against: str, ratio: Callable[[dict, float], float], wanted: Callable[[dict], bool]):
+        found = [ratio(race.ours, race.ratio) for race in races.values() if wanted(race.ours)]
+        if found:
+            lines.append(f"| {title} | {against} | {geometric_mean(found):.2f} | {min(found):.2f} |")
+
+    def by_time(row, ratio):
+        return ratio
+
+    line(f"that only move bytes, {BIG_MIB} MiB or more", "the copy bandwidth", lambda row, _: limit_share(row),
+         lambda row: row["kernel"] in MOVERS and moved_mib(row) >= BIG_MIB)  # fmt: skip
+    line("the same, every size", "the better of ATen and Inductor", by_time, lambda row: row["kernel"] in MOVERS)
+    for title, against, names in (
+        ("matmul, and ViT-B/16's linear layers", "cuBLAS", ("matmul", "linear")),
+        ("linear + GELU, linear + residual", "cuBLAS and the separate operation", ("linear_gelu", "linear_residual")),
+        ("ResNet-18's convolutions, bare", "cuDNN", ("conv2d",)),
+        ("conv2d + batch norm + residual + ReLU", "cuDNN and the separate operations", ("conv2d_norm_add_relu",)),
+        ("attention, 197 and 1,024 tokens", "the fastest SDPA backend", ("attention",)),
+    ):
+        line(title, against, by_time, lambda row, names=names: row["kernel"] in names)
+    return "\n".join([*lines, "", f"Ratios above 1 are ours being faster. {described(kernels.last)}."])
+
+
+def moved_mib(row: dict) -> float:
+    """MiB read and written, which a row says by its rate and its time."""
+    return row["gbps"] * row["median_ms"] * 1e6 / 2**20
+
+
+def operations_a_byte(row: dict) -> float:
+    return row["tflops"] * 1e3 / row["gbps"] if row["gbps"] else math.inf
+
+
+def readme_with(text: str, block: str) -> str:
+    """A README's text with another block. Raises ValueError where the markers are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"README.md: expected a line {BEGIN} and, below it, a line {END}")
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"

@@ -1,0 +1,40 @@
+"""One run of a benchmark: when it must end, what it has measured, where that is stored."""
+import sys
+import time
+from pathlib import Path
+
+from course import results
+
+
+class Session:
+    """Rows come in by `add`, are stored at once under `folder` beside what earlier runs left there, and are kept.
+
+    Without a folder nothing is stored. `over()` once `budget_s` seconds have passed.
+    """
+
+    def __init__(self, what: str, run: dict, folder: Path | None, budget_s: float):
+        self.run, self.folder, self.ends = run, folder, time.perf_counter() + budget_s
+        stored = results.read(what, folder.name, folder.parent) if folder else results.Results(what)
+        self.results = stored
+        self.measured = results.Results(what)
+        self.errors: dict[tuple, str] = {}
+
+    def left_s(self) -> float:
+        return self.ends - time.perf_counter()
+
+    def over(self) -> bool:
+        return self.left_s() <= 0
+
+    def add(self, rows: list[dict], errors: dict[tuple, str]) -> None:
+        """`errors` says by a row's key why it could not be measured; an older figure goes, too."""
+        for key, error in errors.items():
+            self.note(f"{' '.join(map(str, key))}: {error}")
+        self.errors |= errors
+        self.measured.add(rows, self.run)
+        self.results.add(rows, self.run, failed=errors)
+        if self.folder:
+            self.results.save(self.folder)
+
+    def note(self, line: str) -> None:
+        """A line for whoever waits."""
+        print(f"\r\033[K{line}", file=sys.stderr, flush=True)
