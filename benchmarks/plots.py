@@ -19,7 +19,7 @@ def style(provider: str, order: Iterable[str]) -> dict:
     if is_ours(provider):
         return dict(color=INK, marker="o", linewidth=2.2, markersize=6, zorder=5)
     i = [name for name in order if not is_ours(name)].index(provider)
-    return dict(color=COLOURS[(2 * i + 1) % len(COLOURS)], marker=MARKERS[1 + i % 7], linewidth=1.8, markersize=6,
+    return dict(color=COLOURS[3 * i % len(COLOURS)], marker=MARKERS[1 + i % 7], linewidth=1.8, markersize=6,
                 markeredgecolor=INK, markeredgewidth=0.6)  # fmt: skip
 
 
@@ -103,40 +103,45 @@ def shapes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
     """A row of markers for each shape, with a bar up to the limit behind them."""
     providers = list(dict.fromkeys(row["provider"] for row in rows))
     shapes = list(dict.fromkeys((row["shape"], row["dtype"]) for row in rows))
-    height = 1.35 + 0.27 * len(shapes)
+    height = 1.4 + 0.27 * len(shapes)
     figure = new_figure(height, f"{kernel}: operations a second", source)
     axes = figure.subplots()
     label = max(len(shape) for shape, _ in shapes)
-    figure.subplots_adjust(left=0.03 + 0.0098 * label, right=0.985, top=1 - 0.45 / height, bottom=0.75 / height)
+    figure.subplots_adjust(left=0.03 + 0.0098 * label, right=0.985, top=1 - 0.5 / height, bottom=0.75 / height)
+    limits = []
     for y, cell in enumerate(shapes):
         mine = [row for row in rows if (row["shape"], row["dtype"]) == cell]
-        limit = mine[0]["tflops"] * mine[0]["median_ms"] / mine[0]["limit_ms"]
-        axes.barh(y, limit, height=0.72, color=FAINT, alpha=0.22, label="limit" if y == 0 else None, zorder=1)
+        limits.append(mine[0]["tflops"] * mine[0]["median_ms"] / mine[0]["limit_ms"])
+        axes.barh(y, limits[-1], height=0.72, color=FAINT, alpha=0.22, label="limit" if y == 0 else None, zorder=1)
         for row in mine:
             look = style(row["provider"], providers) | {"linewidth": 0}
             axes.plot(row["tflops"], y, label=row["provider"], **look)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    legend(axes, handles=handles.values(), labels=handles.keys(), loc="lower right")
+    legend(axes, handles=handles.values(), labels=handles.keys(), loc="lower right", ncols=5, bbox_to_anchor=(1, 1))
     axes.set_yticks(range(len(shapes)), [shape for shape, _ in shapes])
     axes.set_ylim(len(shapes) - 0.4, -0.6)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(f"TFLOP/s, {shapes[0][1]}")
+    figures = [row["tflops"] for row in rows]
+    axes.set(xscale="log", xlim=(min(figures) / 1.6, 1.25 * max(limits)), xlabel=f"TFLOP/s, {shapes[0][1]}")
+    axes.xaxis.set_major_formatter("{x:g}")
+    digits = "25" if max(limits) > 10 * min(figures) else "2345678"  # of the minor ticks that have room for a label
+    axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in digits else "")
     finish(axes)
-    axes.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.7)
+    axes.grid(axis="x", which="both", color=FAINT, alpha=0.25, linewidth=0.7)
+    axes.tick_params(which="minor", colors=INK, labelsize=8)
     axes.grid(visible=False, axis="y")
     return figure
 
 
 def roofline(kernels: Results) -> Figure:
     """Every kernel of ours under what the memory and the tensor cores allow."""
-    figure = new_figure(5.6, "Roofline: every kernel, every size", f"Medians. {described(kernels.last)}")
+    figure = new_figure(6.4, "Roofline: every kernel, every size", f"Medians. {described(kernels.last)}")
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.085, right=0.8, top=0.9, bottom=0.14)
+    figure.subplots_adjust(left=0.085, right=0.98, top=0.91, bottom=0.27)
     ours = [row for row in kernels.rows if is_ours(row["provider"])]
     limits = kernels.last["limits"]
     for i, kernel in enumerate(dict.fromkeys(row["kernel"] for row in ours)):
         mine = [row for row in ours if row["kernel"] == kernel]
-        axes.plot([operations_a_byte(row) for row in mine], [row["tflops"] for row in mine], MARKERS[i % 8],
+        axes.plot([operations_a_byte(row) for row in mine], [row["tflops"] for row in mine], MARKERS[i % 7],
                   color=COLOURS[i % len(COLOURS)], markeredgecolor=INK, markeredgewidth=0.6, markersize=6.5,
                   label=kernel, zorder=3)  # fmt: skip
     x = [operations_a_byte(row) for row in ours] or [1.0]
@@ -155,7 +160,7 @@ def roofline(kernels: Results) -> Figure:
     axes.text(high / 1.1, limits["half_tflops"] * 1.12, f"matmul: {limits['half_tflops']:,.0f} TFLOP/s", color=INK,
               fontsize=9, ha="right")  # fmt: skip
     finish(axes)
-    legend(axes, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    legend(axes, loc="upper center", bbox_to_anchor=(0.48, -0.13), ncols=5)
     return figure
 
 
@@ -184,7 +189,7 @@ def models_figure(models: Results) -> Figure:
         upper.set(xscale="log", yscale="log")
         upper.set_xscale("log", base=2)
         lower.set_xticks(BATCHES, BATCHES)
-        lower.set_xlim(0.7, 380)
+        lower.set_xlim(0.55, 480)
         lower.set_ylim(0, max([1.5, *(ratio for _, ratio in ratios)]) * 1.25)
         lower.minorticks_off()
         lower.set_xlabel("images a batch")

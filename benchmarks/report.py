@@ -35,10 +35,10 @@ def models_text(results: Results) -> str:
     lines, races = [], results.races()
     for cell, rows in results.cells().items():
         ours, theirs = ([r["peak_mib"] for r in rows if wanted(r)] for wanted in (of_ours, called_as_it_is))
-        lines.append((
-            *cell, ms(find(rows, "course", "eager")), ms(find(rows, "course", "graph")), *peer(fastest_peer(rows)),
-            f"{races[cell].ratio:.2f}" if cell in races else "", *(f"{min(m):.0f}" if m else "" for m in (ours, theirs)),
-        ))  # fmt: skip
+        times = ms(find(rows, "course", "eager")), ms(find(rows, "course", "graph"))
+        ratio = f"{races[cell].ratio:.2f}" if cell in races else ""
+        memory = (f"{min(mib):.0f}" if mib else "" for mib in (ours, theirs))
+        lines.append((*cell, *times, *peer(fastest_peer(rows)), ratio, *memory))
     header = ("model", "dtype", "batch", "ours ms", "in a graph", "best peer", "ms", "ratio", "our MiB", "eager MiB")
     return table(header, lines)
 
@@ -64,7 +64,7 @@ def kernels_text(results: Results) -> str:
 
 
 def find(rows: Iterable[dict], provider: str, mode: str | None = None) -> dict | None:
-    return next((row for row in rows if row["provider"] == provider and mode in (None, row["mode"])), None)
+    return next((row for row in rows if row["provider"] == provider and row.get("mode") == mode), None)
 
 
 def fastest_peer(rows: Iterable[dict]) -> dict | None:

@@ -1,5 +1,6 @@
 """The commands of `python -m course`: each function prints its findings and returns the exit code."""
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from course import data, load_weights, originals, runtime, verify as verification
+from course import data, load_weights, originals, results, runtime, verify as verification
 from course.info import layer_table
 from course.resnet import resnet18
 from course.vit import ViT
@@ -139,3 +140,16 @@ def info(model: str, weights: str | None) -> int:
         size = (224, 224)
     print(layer_table(network.to("meta").eval(), torch.empty(1, 3, *size, device="meta")))
     return 0
+
+
+def bench(what: str, quick: bool) -> int:
+    """Measures "kernels" or "models" beside their peers; 1 if a result was wrong. Without a GPU, what is stored."""
+    if not (results.ROOT / "benchmarks" / "__main__.py").is_file():
+        raise FileNotFoundError(
+            f"bench: no benchmarks in {results.ROOT}: they come with the repository, not with the installed package; "
+            "clone it, and run this there"
+        )
+    sys.path.insert(0, str(results.ROOT))
+    from benchmarks.__main__ import measure
+
+    return measure(what, quick)

@@ -36,7 +36,7 @@ _lock = threading.Lock()
 
 
 def arrivals(count: int, device: torch.device) -> torch.Tensor:
-    """At least `count` int32 zeros, at most MOST, for one launch on the current stream. It has to leave zeros in them."""
+    """At least `count` int32 zeros, at most MOST, for one launch on the current stream, which has to leave zeros."""
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     found = None
     if device.type == "cuda":

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from course.kernels._activation import ACTIVATIONS
+from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._matmul_tile import Product, finish
 
 BLOCK_M, BLOCK_N = 8, 128
@@ -21,8 +22,9 @@ BLOCK_M, BLOCK_N = 8, 128
 @triton.jit
 def sum_parts_kernel(
     parts_ptr, out_ptr, bias_ptr, residual_ptr, M, N, bias_stride, residual_strides,
-    SPLIT_K: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    SPLIT_K: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(EARLY)
     offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (offs_m < M)[:, None] & (offs_n < N)[None, :]
@@ -40,4 +42,5 @@ def sum_parts(p: Product, parts: torch.Tensor) -> None:
     sum_parts_kernel[(triton.cdiv(p.M, BLOCK_M), triton.cdiv(p.N, BLOCK_N))](
         parts, p.out, p.bias, p.residual, p.M, p.N, p.bias_stride, p.residual_strides,
         SPLIT_K=parts.shape[0], ACTIVATION=ACTIVATIONS[p.activation], BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N,
+        **early_start(),
     )  # fmt: skip

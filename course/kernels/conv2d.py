@@ -23,7 +23,7 @@ from course.kernels._conv2d_direct import conv2d_direct
 from course.kernels._conv2d_shape import empty_result, pad_sides, result_shape
 from course.kernels._conv2d_split_k import sum_parts
 from course.kernels._conv2d_tile import along, finish, geometry, image_offset, output_pixels
-from course.kernels._conv2d_tma import conv2d_tma, tma_reads
+from course.kernels._conv2d_tma_launch import conv2d_tma, tma_reads
 from course.kernels._dot import conv_precision, dot
 from course.kernels._matmul_tile import grouped_tile
 from course.kernels._window import pair

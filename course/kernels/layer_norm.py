@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from course.kernels._checks import check_tensors
+from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._rows import find_rows, first_row, tile_mask, tile_offsets
 from course.runtime import custom_op
 
@@ -24,8 +25,9 @@ ONE_BLOCK = 1 << 14  # elements that one program holds in registers, weight and 
 @triton.jit
 def layer_norm_kernel(
     x_ptr, y_ptr, weight_ptr, bias_ptr, eps, n_rows, n_cols, x_strides, y_strides,
-    ALIGN_M: tl.constexpr, ALIGN_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ALIGN_M: tl.constexpr, ALIGN_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(EARLY)
     batch, row = first_row(n_rows, BLOCK_M)
     inside = tile_mask(row, 0, n_rows, n_cols, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
     x_offs = tile_offsets(batch, row, 0, x_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
@@ -43,8 +45,9 @@ def layer_norm_kernel(
 @triton.jit
 def long_layer_norm_kernel(
     x_ptr, y_ptr, weight_ptr, bias_ptr, eps, n_rows, n_cols, x_strides, y_strides,
-    ALIGN_M: tl.constexpr, ALIGN_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ALIGN_M: tl.constexpr, ALIGN_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(EARLY)
     batch, row = first_row(n_rows, BLOCK_M)
 
     # each place in the block keeps the mean of what it has seen, and the sum of the squared deviations from it
@@ -125,7 +128,9 @@ def _layer_norm(
     x, rows = find_rows(x, y, x.ndim - len(normalized_shape), x.ndim, ONE_BLOCK)
     kernel = layer_norm_kernel if rows.one_block else long_layer_norm_kernel
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
-    kernel[rows.grid](x, y, weight, bias, eps, *rows.sizes, rows.x_strides, rows.y_strides, **rows.tile)
+    kernel[rows.grid](
+        x, y, weight, bias, eps, *rows.sizes, rows.x_strides, rows.y_strides, **rows.tile, **early_start()
+    )
     return y
 
 

@@ -19,6 +19,7 @@ import triton.language as tl
 from course.kernels._activation import ACTIVATIONS
 from course.kernels._checks import check_tensors
 from course.kernels._dot import dot, matmul_precision
+from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._matmul_configs import matmul_configs
 from course.kernels._matmul_split_k import sum_parts
 from course.kernels._matmul_tile import Product, finish, grouped_tile
@@ -32,8 +33,9 @@ def matmul_kernel(
     a_ptr, b_ptr, out_ptr, bias_ptr, residual_ptr, M, N, K, batch_sizes, a_batch_strides, b_batch_strides,
     residual_batch_strides, stride_am, stride_ak, stride_bk, stride_bn, bias_stride, residual_strides,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SPLIT_K: tl.constexpr,
+    BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SPLIT_K: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(EARLY)
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     tile_m, tile_n = grouped_tile(tl.program_id(0) % tiles, M, N, BLOCK_M, BLOCK_N, GROUP_M)
     offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -177,6 +179,7 @@ def matmul_pointers(p: Product, config: triton.Config) -> None:
         p.batch_sizes, p.a_batch_strides, p.b_batch_strides, p.residual_batch_strides,
         *p.a_strides, *p.b_strides, p.bias_stride, p.residual_strides,
         ACTIVATION=ACTIVATIONS[whole.activation], PRECISION=p.precision, **config.all_kwargs(),
+        **early_start(),
     )  # fmt: skip
     if split > 1:
         sum_parts(p, whole.out)

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from course.kernels._checks import check_tensors
+from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._window import pair
 from course.runtime import custom_op
 
@@ -23,7 +24,9 @@ WIDEST = 1024  # pixels of a row that one program takes
 def patchify_kernel(
     x_ptr, out_ptr, x_strides, out_stride_b, C, GH, GW,
     PH: tl.constexpr, PW: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_X: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    wait_for_previous(EARLY)
     c = tl.program_id(0) % C
     i = tl.program_id(0) // C % GH
     b = (tl.program_id(0) // (C * GH)).to(tl.int64)
@@ -49,7 +52,7 @@ def patchify(x: torch.Tensor, patch_size: int | tuple[int, int]) -> torch.Tensor
     """Patches of `x` (B, C, H, W) as the rows of (B, 1 + patches, C * PH * PW), after one row of zeros per image.
 
     Patches are numbered row by row; those that would hang over the right or lower edge are left out, as a convolution
-    of that stride leaves them out. Row 1 + p is column p of torch.nn.functional.unfold(x, patch_size, stride=patch_size).
+    of that stride leaves them out. Row 1 + p is column p of torch.nn.functional.unfold with that stride.
     Any strides; float32, float16, bfloat16. Raises ValueError on other shapes, TypeError on other dtypes.
     """
     check_tensors("patchify", x=x)
@@ -71,7 +74,7 @@ def _patchify(x: torch.Tensor, patch_size: list[int]) -> torch.Tensor:
     block_r, block_x = triton.next_power_of_2(PH), min(triton.next_power_of_2(GW * PW), WIDEST)
     patchify_kernel[(B * GH * C, triton.cdiv(GW * PW, block_x))](
         x, out, x.stride(), out.stride(0), C, GH, GW, PH=PH, PW=PW, BLOCK_R=block_r, BLOCK_X=block_x,
-        num_warps=min(max(block_r * block_x // 512, 1), 8),
+        num_warps=min(max(block_r * block_x // 512, 1), 8), **early_start(),
     )  # fmt: skip
     return out
 

@@ -22,6 +22,7 @@ from course import runtime
 from course.kernels._attention_configs import attention_configs
 from course.kernels._checks import check_tensors
 from course.kernels._dot import dot, matmul_precision
+from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._pointwise import walk
 from course.runtime import best_config, custom_op
 
@@ -79,8 +80,9 @@ def attention_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, heads, L, S, scale, inner_sizes, q_strides, k_strides, v_strides, out_strides,
     E: tl.constexpr, EV: tl.constexpr, CAUSAL: tl.constexpr, NEGATE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WHOLE_BLOCKS: tl.constexpr, REST: tl.constexpr,
-    BLOCK_E: tl.constexpr, BLOCK_EV: tl.constexpr, HEADS: tl.constexpr = 1,
+    BLOCK_E: tl.constexpr, BLOCK_EV: tl.constexpr, EARLY: tl.constexpr, HEADS: tl.constexpr = 1,
 ):  # fmt: skip
+    wait_for_previous(EARLY)
     # the programs of a head run side by side and find its keys and values in cache
     blocks_m = tl.cdiv(L, BLOCK_M)
     first_m = tl.program_id(0) % blocks_m * BLOCK_M
@@ -193,7 +195,7 @@ def _scaled_dot_product_attention(
             q, k, v, out, heads, L, S, exponent, sizes[1:], q_strides, k_strides, v_strides, out_strides,
             E=E, EV=EV, CAUSAL=is_causal, NEGATE=scale < 0, PRECISION=matmul_precision(q.dtype),
             WHOLE_BLOCKS=S >= block_n, REST=rest, BLOCK_E=block_e, BLOCK_EV=block_ev,
-            **config.all_kwargs(),
+            **config.all_kwargs(), **early_start(),
         )  # fmt: skip
 
     configs = attention_configs(heads, L, S, max(block_e, block_ev), q.dtype, is_causal)

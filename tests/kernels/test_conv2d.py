@@ -8,7 +8,9 @@ import torch.nn.functional as F
 import triton
 from hypothesis import strategies as st
 
+from course import runtime
 from course.kernels import conv2d
+from course.kernels._conv2d_tma_configs import conv2d_tma_configs
 from course.kernels._dot import conv_precision
 from course.runtime import INTERPRET
 from tests.compare import TF32, assert_accurate, assert_like_pytorch
@@ -166,6 +168,109 @@ def test_any_tile_and_split(block_k, split, channels, layout, device, monkeypatc
     w = integers(40, channels, 3, 3, dtype=torch.float32, device=device, layout=layout)
     residual, bias = integers(2, 40, 5, 8, dtype=torch.float32, device=device), w[:, 0, 0, 0]
     check_integers(x, w, bias=bias, residual=residual, activation="relu", padding=1, groups=2)
+
+
+TMA = importlib.import_module("course.kernels._conv2d_tma_launch")
+needs_tma = pytest.mark.skipif(not INTERPRET and runtime.capability() not in ((9, 0), (10, 0)), reason="needs TMA")
+
+
+def use_tma(monkeypatch, box=(1, 4, 4), channels=32, split=1, slices=1):
+    """From here on what the copy engine can read is computed in these boxes; returns the layers that were."""
+    blocks = {"IMAGES": box[0], "ROWS": box[1], "COLS": box[2], "BLOCK_N": 64, "BLOCK_K": channels, "SPLIT_K": split,
+              "SLICES": slices, "PER_SM": 1}  # fmt: skip
+    layers = []
+
+    def offered(layer):
+        layers.append(layer)
+        return [triton.Config(blocks, num_warps=4, num_stages=3)]
+
+    monkeypatch.setattr(TMA, "conv2d_tma_configs", offered)
+    if INTERPRET:  # pretend to be a Hopper with few multiprocessors, so that each has many tiles
+        monkeypatch.setattr(runtime, "capability", lambda: (9, 0))
+        monkeypatch.setattr(runtime, "num_sms", lambda: 3)
+    return layers
+
+
+@needs_tma
+@pytest.mark.parametrize("box, split, slices", [
+    ((16, 1, 1), 1, 1), ((32, 1, 1), 1, 4), ((1, 4, 4), 1, 2), ((2, 2, 8), 1, 8), ((1, 1, 16), 3, 1), ((2, 4, 4), 2, 2),
+])  # fmt: skip
+@pytest.mark.parametrize("x_shape, w_shape, how", [
+    ((3, 64, 7, 9), (72, 64, 3, 3), dict(padding=1)),
+    ((3, 32, 6, 10), (72, 32, 3, 3), dict(padding=1, stride=2)),
+    ((3, 64, 8, 12), (16, 64, 2, 3), dict(padding=(2, 0), stride=(1, 3), dilation=(3, 1))),
+    ((1, 32, 3, 5), (64, 32, 3, 3), dict(padding=5, dilation=4)),  # windows that meet nothing but padding
+    ((3, 64, 5, 7), (72, 64, 1, 1), {}),
+])  # fmt: skip
+def test_boxes_through_the_copy_engine(x_shape, w_shape, how, box, split, slices, device, monkeypatch):
+    layers = use_tma(monkeypatch, box, split=split, slices=slices)
+    x = integers(*x_shape, dtype=torch.float16, device=device, layout="channels_last")
+    w = integers(*w_shape, dtype=torch.float16, device=device)
+    x, bias = x * (torch.rand(x.shape, device=device) < 0.1), w[:, 0, 0, 0]
+    check_integers(x, w, **how)
+    residual = integers(*conv2d(x, w, **how).shape, dtype=torch.float16, device=device, layout="channels_last")
+    check_integers(x, w, bias=bias, residual=residual, activation="relu", **how)
+    assert len(layers) == 3
+
+
+@needs_tma
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_epilogue_through_the_copy_engine(activation, dtype, device, monkeypatch):
+    layers = use_tma(monkeypatch, (2, 2, 8), slices=2)
+    x = random(2, 64, 6, 7, dtype=dtype, device=device, layout="channels_last")
+    w, bias = torch.randn(24, 64, 3, 3, dtype=dtype, device=device), torch.randn(24, dtype=dtype, device=device)
+    check(x, w, bias, random(2, 24, 6, 7, dtype=dtype, device=device, layout="channels_last"), activation, padding=1)
+    assert layers
+
+
+@needs_tma
+def test_what_the_copy_engine_can_read(device, monkeypatch, ieee):
+    layers = use_tma(monkeypatch)
+
+    def goes(x, w, **how):
+        layers.clear()
+        check(x, w, padding=1, **how)
+        return len(layers) > 0
+
+    x = random(2, 96, 6, 8, dtype=torch.float16, device=device, layout="channels_last")
+    w = random(16, 64, 3, 3, dtype=torch.float16, device=device, layout="channels_last")
+    assert goes(x[:, :64], w)
+    assert goes(x[:, 32:], w, stride=2)
+    assert goes(x[:1, 32:, ::2, :4], w)
+    assert goes(x[:, :64, :1, :1], w)
+    assert goes(x[:, :64], torch.cat((w, w), dim=1)[:, 64:])
+    assert not goes(x[:, 1:65], w)  # not from a multiple of 16 bytes on
+    assert not goes(x[:, :64].contiguous(), w)
+    assert not goes(x[:, :64, :, :1].expand(-1, -1, -1, 8), w)
+    assert not goes(x[:, :16], w[:, :16])  # less than 64 bytes a step
+    assert not goes(x[:, :64], w[:15])
+    assert not goes(x[:, :64], w[:, :32], groups=2)
+    assert not goes(x[:, :64], w, residual=random(2, 16, 6, 8, dtype=torch.float16, device=device))
+    assert not goes(x[:, :64].float(), w.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("N, C, H, K, R, stride", [
+    (1, 64, 56, 64, 3, 1), (16, 256, 14, 256, 3, 1), (256, 512, 7, 512, 3, 1), (64, 64, 56, 128, 1, 2),
+    (100, 96, 15, 40, 3, 2), (1, 512, 1, 1000, 1, 1),
+])  # fmt: skip
+def test_offered_boxes(N, C, H, K, R, stride, dtype, monkeypatch):
+    """All can be described to the copy engine and fit a Hopper's memory; a box of several rows needs an even height."""
+    monkeypatch.setattr(runtime, "capability", lambda: (9, 0))
+    monkeypatch.setattr(runtime, "num_sms", lambda: 132)
+    P = (H + 2 * (R // 2) - R) // stride + 1
+    layer = TMA.Layer(N, C, H, H, K, P, P, R, R, (stride, stride), (R // 2, R // 2), (1, 1), dtype)
+    configs = conv2d_tma_configs.__wrapped__(layer)
+    assert 1 <= len(configs) <= 12
+    for config in configs:
+        blocks = config.kwargs
+        assert C % blocks["BLOCK_K"] == 0
+        assert max(blocks["IMAGES"], blocks["ROWS"], blocks["COLS"], blocks["BLOCK_N"]) <= 256
+        assert blocks["ROWS"] == blocks["COLS"] == 1 or H % stride == 0
+        pixels = blocks["IMAGES"] * blocks["ROWS"] * blocks["COLS"]
+        step = (pixels + blocks["BLOCK_N"]) * blocks["BLOCK_K"] * dtype.itemsize
+        finished = pixels * blocks["BLOCK_N"] * dtype.itemsize // blocks["SLICES"]
+        assert (config.num_stages * step + finished + 1024) * blocks["PER_SM"] <= 228 * 1024
 
 
 @pytest.mark.parametrize("channels, groups", [(3, 1), (16, 1), (6, 6)])

