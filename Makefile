@@ -5,12 +5,13 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RUN     = $(VENV)/bin/python
-PYTEST  = $(RUN) -m pytest -n auto
+# one thread a test process: they share the cores
+PYTEST  = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto
 
 .PHONY: learn demo test test-full lint bench clean
 
 learn: demo
-	@$(VENV)/bin/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=notebooks \
+	@$(VENV)/bin/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 demo: $(VENV)/installed

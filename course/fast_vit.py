@@ -51,7 +51,7 @@ def what_is_added(embeddings: torch.nn.Module) -> torch.Tensor:
 
 
 class FastBlock:
-    """Six kernels: norm, qkv, attention, output + x, norm, hidden with its activation, output + x."""
+    """Seven kernels: norm, qkv, attention, output + x, norm, hidden with its activation, output + x."""
 
     def __init__(self, block: torch.nn.Module, config, packing: Packing):
         self.heads = config.num_attention_heads

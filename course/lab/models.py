@@ -24,8 +24,8 @@ def gallery(images: Sequence, captions: Sequence[str], columns: int = 8) -> Pict
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     gap, under = 0.15, 0.12 + 0.17 * max(caption.count("\n") + 1 for caption in captions)
-    side = min((WIDTH - gap) / columns - gap, 2.6)
-    height = rows * (side + under) + 2 * gap
+    side = min((WIDTH - gap) / columns - gap, 2.2)
+    height = rows * (side + under) + gap
     figure = Picture(WIDTH, height, "; ".join(caption.replace("\n", ", ") for caption in captions))
     for i, (image, caption) in enumerate(zip(images, captions)):
         pixels = image.cpu().numpy() if torch.is_tensor(image) else np.asarray(image)
@@ -45,8 +45,8 @@ def draw_chain(steps: Sequence[tuple[str, str]], skips: Sequence[tuple[int, int]
     """
     chain = " → ".join(f"{name} ({note})" if note else name for name, note in steps)
     lines = [f"what enters step {i + 1}, {steps[i][0]}, also reaches step {j + 1}, {steps[j][0]}" for i, j in skips]
-    figure = Picture(WIDTH, 1.9, "; ".join([chain, *lines]))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, 1.9))
+    figure = Picture(WIDTH, 1.75, "; ".join([chain, *lines]))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0.1, 1.85))
     axes.axis("off")
     names = list(dict.fromkeys(name for name, _ in steps if name != "+"))
     widths = [0.6 if name == "+" else 1.0 for name, _ in steps]
@@ -85,10 +85,10 @@ def plot_errors(runs: Mapping[str, Sequence[LayerError]], dtype: torch.dtype) ->
     names = [row.name for row in first]
     worst = {label: max(rows, key=lambda row: row.relative) for label, rows in runs.items()}
     alt = "; ".join(f"{label}: at most {row.relative:.1e}, in {row.name}" for label, row in worst.items())
-    label = 0.35 + 0.055 * max(map(len, names))
-    height = 2.6 + label
+    label = 0.25 + 0.05 * max(map(len, names))
+    height = 2.7 + label
     figure = Picture(WIDTH, height, f"relative error of {len(names)} layers. {alt}")
-    axes = figure.add_axes((0.09, label / height, 0.89, 1 - (label + 0.15) / height), facecolor=CARD)
+    axes = figure.add_axes((0.09, label / height, 0.89, 1 - (label + 0.45) / height), facecolor=CARD)
     for i, (run, rows) in enumerate(runs.items()):
         errors = [max(row.relative, 1e-9) for row in rows]
         axes.plot(errors, color=INK, linewidth=2.4)  # an outline, so that light colours stand out
@@ -100,7 +100,8 @@ def plot_errors(runs: Mapping[str, Sequence[LayerError]], dtype: torch.dtype) ->
     axes.set_xlim(-0.8, len(names) - 0.2)
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_ylabel("relative error", color=INK)
-    axes.legend(facecolor=CARD, edgecolor=FAINT, labelcolor=INK, fontsize=9, loc="upper left")
+    above = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(runs) + 1, columnspacing=1.0, borderaxespad=0.2)
+    axes.legend(**above, frameon=False, labelcolor=INK, fontsize=9)
     finish(axes, 7)
     return figure
 
