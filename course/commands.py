@@ -22,9 +22,12 @@ LOADERS = {
 LAYER_IMAGES = 8
 """Images in the comparison layer by layer, which keeps every layer's output."""
 
+DEMO_IMAGES = 100
+"""Images of the demo, so that it takes seconds in the interpreter too."""
+
 
 def demo() -> int:
-    """Both shipped models: three digits read, and all held-out digits compared with the originals."""
+    """Both shipped models: three digits read, and more of them compared with the originals."""
     scans, labels = data.digit_scans("test")
     code = 0
     for name, (load, _, shipped) in LOADERS.items():
@@ -34,7 +37,9 @@ def demo() -> int:
             (probability, guess), *_ = likeliest(model, scans[i])
             print(f"  a {labels[i]}: {guess} ({probability:.1%})")
         print("and beside the original, in float32:")
-        code = max(code, Comparison(name, batch=len(scans)).report())
+        comparison = Comparison(name, batch=DEMO_IMAGES)
+        comparison.inputs.images = scans[:DEMO_IMAGES]
+        code = max(code, comparison.report())
     return code
 
 
