@@ -1,15 +1,14 @@
 """python -m benchmarks kernels | models | plots | readme
 
     python -m benchmarks models --providers peers --budget 540    # the peers, as many as fit in nine minutes
-    python -m benchmarks models --providers best                  # ours and the best peer of each cell, side by side
+    python -m benchmarks models --providers best                  # then ours and each cell's best peer, side by side
 """
 import argparse
 import sys
+from collections.abc import Collection
 
 from benchmarks import report
 from course import results, runtime
-
-PROVIDERS = ("all", "course", "peers", "best")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,8 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     for what in ("kernels", "models"):
         sub = commands.add_parser(what, help=f"measure {what} beside their peers, and store the results")
         sub.add_argument("--quick", action="store_true", help="few sizes, nothing compiled for long, nothing stored")
-        sub.add_argument("--providers", choices=PROVIDERS, default="all", help="who races: everybody; this course "
-                         "alone; the peers alone; this course and the best peer stored (default: all)")  # fmt: skip
+        sub.add_argument("--providers", nargs="+", default=["all"], metavar="NAME", help="who races: providers by "
+                         "name; all; the peers; or best, ours beside the best peer stored (default: all)")  # fmt: skip
         sub.add_argument("--only", nargs="+", metavar="NAME", help=f"{what} of these names, dtypes or sizes alone")
         sub.add_argument("--budget", type=float, default=float("inf"), metavar="S", help="seconds after which nothing "
                          "more is begun (default: no limit)")  # fmt: skip
@@ -35,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(
-    what: str, quick: bool = False, providers: str = "all", only: list[str] | None = None, budget: float = float("inf")
-) -> int:
+    what: str, quick: bool = False, providers: Collection[str] = ("all",), only: Collection[str] | None = None,
+    budget: float = float("inf"),
+) -> int:  # fmt: skip
     """Measures and prints; 1 if a result was wrong or could not be had. Without a GPU, prints what is stored."""
     if runtime.INTERPRET:
         return show_stored(what)
@@ -63,7 +63,7 @@ def measure(
     return 1 if session.errors else 0
 
 
-def named(cell: tuple, only: list[str] | None) -> bool:
+def named(cell: tuple, only: Collection[str] | None) -> bool:
     return not only or any(str(part) in only for part in cell)
 
 

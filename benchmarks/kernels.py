@@ -9,8 +9,7 @@ import torch
 
 from benchmarks.cases import Case, byte_cases
 from benchmarks.products import CONVS, attention, conv2d, conv2d_norm_add_relu, linear, matmul, product_cases
-from benchmarks.session import Session
-from course.results import Results
+from benchmarks.session import Session, choose
 from course.timing import Captured, copy_gbps, l2_bytes, matmul_tflops, rotations, time_in_turn
 from course.verify import full_precision
 
@@ -50,29 +49,22 @@ def measure_limits() -> dict[str, float]:
     return {"copy_gbps": round(copy_gbps(), 1), "half_tflops": round(bf16, 1), "tf32_tflops": round(tf32, 1)}
 
 
-def run(session: Session, cases: Iterable[Case], providers: str) -> None:
+def run(session: Session, cases: Iterable[Case], providers: Collection[str]) -> None:
     """Measures what the session's time allows; results are stored case by case."""
     torch.backends.cudnn.benchmark = True
-    cases = list(cases)
+    cases, stored = list(cases), session.results.cells()
     for i, case in enumerate(cases):
         if session.over():
             session.note(f"out of time: {len(cases) - i} of {len(cases)} cases not measured")
             return
         print(f"\r\033[K{i + 1}/{len(cases)} {' '.join(case.cell)}", end="", file=sys.stderr, flush=True)
-        names = chosen(case, providers, session.results)
+        everybody = ["course", *case.peers, *(["inductor"] * case.inductor)]
+        names = choose(everybody, providers, stored.get(case.cell, []))
         rows, errors = race(case, names, session.run["limits"])
         session.add(rows, errors)
         gc.collect()
         torch.cuda.empty_cache()
     print("\r\033[K", end="", file=sys.stderr)
-
-
-def chosen(case: Case, providers: str, stored: Results) -> list[str]:
-    """Who runs: "all", "course" alone, the "peers" alone, or course and the "best" peer so far."""
-    peers = [*case.peers, *(["inductor"] * case.inductor)]
-    if providers == "best" and (best := stored.best_peer(case.cell)) in peers:
-        return ["course", best]
-    return {"all": ["course", *peers], "best": ["course", *peers], "course": ["course"], "peers": peers}[providers]
 
 
 def functions(case: Case, names: Collection[str]) -> dict:

@@ -1,13 +1,13 @@
 """Times whole models beside the libraries', call by call and as bare CUDA graphs, once their logits are right."""
 import gc
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import torch
 
 from benchmarks.contenders import FAMILIES, Contender, Family
-from benchmarks.session import Session
+from benchmarks.session import Session, choose
 from course import verify
 from course.results import Results
 from course.timing import time_in_turn
@@ -40,7 +40,7 @@ CELLS = [
 QUICK_CELLS = [Cell("vit-b16", "bf16", 1), Cell("resnet18", "fp16", 1), Cell("resnet18", "fp16", 64)]
 
 
-def run(session: Session, cells: Iterable[Cell], providers: str, compiled: bool = True) -> None:
+def run(session: Session, cells: Iterable[Cell], providers: Collection[str], compiled: bool = True) -> None:
     """Measures what the session's time allows; results are stored cell by cell."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -54,7 +54,11 @@ def run(session: Session, cells: Iterable[Cell], providers: str, compiled: bool 
             session.note(f"no time to compile: {' '.join(map(str, cell))} not run")
             continue
         print(f"\r\033[K{i + 1}/{len(jobs)} {' '.join(map(str, cell))}", end="", file=sys.stderr, flush=True)
-        session.add(*race(families[cell.model], cell, names))
+        try:
+            rows, errors = race(families[cell.model], cell, names)
+        except Exception as error:  # the other cells still run
+            rows, errors = [], {cell: said(error)}
+        session.add(rows, errors)
         torch.compiler.reset()
         gc.collect()
         torch.cuda.empty_cache()
@@ -62,27 +66,19 @@ def run(session: Session, cells: Iterable[Cell], providers: str, compiled: bool 
 
 
 def plan(
-    cells: Iterable[Cell], families: dict[str, Family], providers: str, stored: Results, compiled: bool
+    cells: Iterable[Cell], families: dict[str, Family], providers: Collection[str], stored: Results, compiled: bool
 ) -> list[tuple[Cell, list[str]]]:
-    """Who runs in each cell: "all"; "course" alone; course and the "best" peer so far; or the "peers" alone, first
-    in all cells those that need not be compiled."""
-    jobs = []
+    """Who races in each cell. Peers that run without this course need not run side by side: first come those in all
+    cells that are not compiled, then the compiled, one by one."""
+    jobs, later, rows = [], [], stored.cells()
     for cell in cells:
-        names = [name for name in families[cell.model].providers if compiled or not is_compiled(name)]
-        ours = [name for name in names if name.startswith("course")]
-        peers = [name for name in names if name not in ours]
-        best = stored.best_peer(cell)
-        if providers == "course":
-            jobs.append((cell, ours))
-        elif providers == "peers":
-            jobs.append((cell, [name for name in peers if not is_compiled(name)]))
-        elif providers == "best" and best in peers:
-            jobs.append((cell, [*ours, best]))
-        else:
-            jobs.append((cell, names))
-    if providers == "peers" and compiled:
-        jobs += [(cell, [name]) for cell in cells for name in families[cell.model].providers if is_compiled(name)]
-    return jobs
+        everybody = [name for name in families[cell.model].providers if compiled or not is_compiled(name)]
+        names = choose(everybody, providers, rows.get(cell, []))
+        if "course" not in names:
+            later += [(cell, [name]) for name in names if is_compiled(name)]
+            names = [name for name in names if not is_compiled(name)]
+        jobs += [(cell, names)] * bool(names)
+    return jobs + later
 
 
 def is_compiled(provider: str) -> bool:

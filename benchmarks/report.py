@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import geometric_mean
 
-from course.results import ROOT, Results, described, is_ours, is_peer, median, read, table
+from course.results import ROOT, Results, described, fastest, is_ours, is_peer, read, table
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- benchmarks: written by `python -m benchmarks readme` -->", "<!-- end of benchmarks -->"
@@ -38,7 +38,7 @@ def models_text(results: Results) -> str:
         times = ms(find(rows, "course", "eager")), ms(find(rows, "course", "graph"))
         ratio = f"{races[cell].ratio:.2f}" if cell in races else ""
         memory = (f"{min(mib):.0f}" if mib else "" for mib in (ours, theirs))
-        lines.append((*cell, *times, *peer(fastest_peer(rows)), ratio, *memory))
+        lines.append((*cell, *times, *peer(fastest(rows, is_peer)), ratio, *memory))
     header = ("model", "dtype", "batch", "ours ms", "in a graph", "best peer", "ms", "ratio", "our MiB", "eager MiB")
     return table(header, lines)
 
@@ -58,17 +58,13 @@ def kernels_text(results: Results) -> str:
         ours = find(rows, "course")
         figures = (f"{ours['gbps']:.0f}", f"{ours['tflops']:.1f}", f"{limit_share(ours):.0%}") if ours else ("",) * 3
         ratio = f"{races[cell].ratio:.2f}" if cell in races else ""
-        lines.append((*cell, ms(ours), *figures, *peer(fastest_peer(rows)), ratio))
+        lines.append((*cell, ms(ours), *figures, *peer(fastest(rows, is_peer)), ratio))
     header = ("kernel", "shape", "dtype", "ours ms", "GB/s", "TFLOP/s", "of limit", "best peer", "ms", "ratio")
     return table(header, lines)
 
 
 def find(rows: Iterable[dict], provider: str, mode: str | None = None) -> dict | None:
     return next((row for row in rows if row["provider"] == provider and row.get("mode") == mode), None)
-
-
-def fastest_peer(rows: Iterable[dict]) -> dict | None:
-    return min((row for row in rows if is_peer(row["provider"])), key=median, default=None)
 
 
 def peer(row: dict | None) -> tuple[str, str]:
@@ -95,20 +91,32 @@ def readme_block(root: Path | None = None) -> str:
 
 
 def models_table(models: Results) -> str:
-    races = models.races()
+    """Ratio and milliseconds of each model and batch size; marks say where a comparison is not all it should be."""
+    races, cells = models.races(), models.cells()
     lines = [
         "| best peer's time ÷ ours (ours) | " + " | ".join(f"B={batch}" for batch in BATCHES) + " |",
         "|---|" + "---|" * len(BATCHES),
     ]
+    marks = set()
     for (model, dtype), title in MODELS.items():
-        cells = [races.get((model, dtype, batch)) for batch in BATCHES]
-        shown = [f"**{race.ratio:.2f}** ({ms(race.ours)} ms)" if race else "–" for race in cells]
+        shown = []
+        for batch in BATCHES:
+            cell = model, dtype, batch
+            if race := races.get(cell):
+                compiled = any(row["provider"].endswith("-compile") for row in cells[cell])
+                mark = "" if race.one_run else "†"
+                mark += "" if compiled else "‡"
+                marks |= set(mark)
+                shown.append(f"**{race.ratio:.2f}**{mark} ({ms(race.ours)} ms)")
+            else:
+                shown.append("–")
         lines.append(f"| {title} | {' | '.join(shown)} |")
+    exceptions = {"†": "† the peer ran at another time. ", "‡": "‡ without a compiled peer. "}
     note = (
         "Medians; the peer is the fastest of transformers, timm and torchvision, called as they are, through "
-        "`torch.compile` in max-autotune and inside CUDA graphs, measured in the same run. "
-        f"{described(models.last)}."
-    )
+        "`torch.compile` in max-autotune and inside CUDA graphs, in turn with ours in one process. "
+        + "".join(text for mark, text in exceptions.items() if mark in marks) + f"{described(models.last)}."
+    )  # fmt: skip
     return "\n".join([*lines, "", note])
 
 
@@ -136,7 +144,9 @@ def kernels_table(kernels: Results) -> str:
         ("attention, 197 and 1,024 tokens", "the fastest SDPA backend", ("attention",)),
     ):
         line(title, against, by_time, lambda row, names=names: row["kernel"] in names)
-    return "\n".join([*lines, "", f"Ratios above 1 are ours being faster. {described(kernels.last)}."])
+    apart = sum(not race.one_run for race in races.values())
+    note = f" In {apart} of {len(races)} cases the best peer was measured at another time." if apart else ""
+    return "\n".join([*lines, "", f"Above 1, ours is faster.{note} {described(kernels.last)}."])
 
 
 def moved_mib(row: dict) -> float:

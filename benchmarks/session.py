@@ -1,6 +1,7 @@
 """One run of a benchmark: when it must end, what it has measured, where that is stored."""
 import sys
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from course import results
@@ -38,3 +39,15 @@ class Session:
     def note(self, line: str) -> None:
         """A line for whoever waits."""
         print(f"\r\033[K{line}", file=sys.stderr, flush=True)
+
+
+def choose(everybody: Sequence[str], providers: Collection[str], stored: Sequence[dict]) -> list[str]:
+    """Those of `everybody` that `providers` asks for: by name, "all", the "peers", or "best", which is this course and
+    the fastest peer among the `stored` rows of the same cell; everybody, if there is none."""
+    best = results.fastest(stored, lambda name: results.is_peer(name) and name in everybody)
+    wanted = set(providers)
+    if "best" in wanted:
+        wanted |= {"course", best["provider"]} if best else {"all"}
+    if "peers" in wanted:
+        wanted |= set(filter(results.is_peer, everybody))
+    return [name for name in everybody if name in wanted or "all" in wanted]

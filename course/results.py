@@ -14,7 +14,7 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,7 @@ PACKAGES = ("torch", "triton", "transformers", "timm", "torchvision")
 
 
 class Race(NamedTuple):
-    """Our fastest row of a cell, and the fastest peer's of the same run."""
+    """Our fastest row of a cell, and the fastest peer's."""
 
     ours: dict
     best: dict
@@ -49,6 +49,11 @@ class Race(NamedTuple):
     def ratio(self) -> float:
         """Above 1 where we are faster."""
         return self.best["median_ms"] / self.ours["median_ms"]
+
+    @property
+    def one_run(self) -> bool:
+        """Whether both were measured in turn, in one process; otherwise the ratio holds only roughly."""
+        return self.best["measured"] == self.ours["measured"]
 
 
 @dataclass
@@ -75,19 +80,14 @@ class Results:
         return cells
 
     def races(self) -> dict[tuple, Race]:
-        """Ours beside the best peer, where one run measured both: a ratio across two runs would mean nothing."""
+        """Ours beside the best peer, in each cell that has both. Peers of any run count, so that leaving out a fast one
+        from the last run helps nobody."""
         races = {}
         for cell, rows in self.cells().items():
-            ours = min((r for r in rows if is_ours(r["provider"])), key=median, default=None)
-            peers = [r for r in rows if is_peer(r["provider"]) and ours and r["measured"] == ours["measured"]]
-            if peers:
-                races[cell] = Race(ours, min(peers, key=median))
+            ours, best = fastest(rows, is_ours), fastest(rows, is_peer)
+            if ours and best:
+                races[cell] = Race(ours, best)
         return races
-
-    def best_peer(self, cell: tuple) -> str | None:
-        """The fastest peer of a cell in any run: who to race next."""
-        rows = [row for row in self.cells().get(cell, []) if is_peer(row["provider"])]
-        return min(rows, key=median)["provider"] if rows else None
 
     def add(self, rows: Iterable[dict], run: dict, failed: Iterable[tuple] = ()) -> None:
         """Puts `rows`, measured in `run`, in place of older ones; what failed this time loses its older figure."""
@@ -117,6 +117,11 @@ class Results:
 
 def median(row: dict) -> float:
     return row["median_ms"]
+
+
+def fastest(rows: Iterable[dict], wanted: Callable[[str], bool]) -> dict | None:
+    """The fastest row of a provider that is `wanted`."""
+    return min((row for row in rows if wanted(row["provider"])), key=median, default=None)
 
 
 def is_ours(provider: str) -> bool:

@@ -19,7 +19,6 @@ from course.exercises import find
 from course.kernels import _pointwise
 from course.kernels.add import add_op
 from course.lab.sandbox import Guarded, within
-from course.lab.speed import footprint
 from course.runtime import DEVICE
 
 ROOT = Path(__file__).parents[1]
@@ -345,8 +344,8 @@ class TestShowSource:
 
 
 STORED = {
-    "name": "two", "axis": "elements", "gpu": "NVIDIA X", "gpu_file": "nvidia-x", "driver": "1",
-    "torch": "2", "triton": "3", "commit": "abc", "date": "2026-01-02", "copy_gbps": 1000.0,
+    "name": "two", "axis": "elements", "gpu": "NVIDIA X", "driver": "1", "versions": {"torch": "2", "triton": "3"},
+    "commit": "abc", "date": "2026-01-02T03:04:05+00:00", "copy_gbps": 1000.0,
     "rows": [{"provider": p, "size": n, "median_ms": 1.0, "q20_ms": 1.0, "q80_ms": 1.0, "gbps": 500.0}
              for n in (1024, 2048) for p in ("ours", "theirs")],
 }  # fmt: skip
@@ -365,7 +364,7 @@ class TestBench:
         stored = {**STORED, "rows": [row for row in STORED["rows"] if row["size"] in sizes]}
         (results / "nvidia-x" / "notebooks" / "two.json").write_text(json.dumps(stored))
         shown = lab.bench("two", {"ours": None}, None, [])
-        assert "this is the stored result of the NVIDIA X: torch 2, Triton 3, driver 1, commit abc" in shown.alt
+        assert "this is the stored result of the NVIDIA X, driver 1, torch 2, triton 3; commit abc, 2026" in shown.alt
         assert "ours, 1,024 elements: 1.0000 ms, 500 GB/s" in shown.alt
         assert shown._repr_mimebundle_()[0]["image/png"]
 
@@ -387,11 +386,6 @@ class TestBench:
     def test_results_are_compared_before_they_are_timed(self):
         with pytest.raises(AssertionError, match="bench: theirs differs, size=8"):
             lab.bench("four", {"ours": torch.add, "theirs": torch.sub}, lambda n: (torch.ones(n), torch.ones(n)), [8])
-
-
-def test_footprint():
-    x = torch.randn(4, 6)
-    assert footprint(x, x.half(), x[:, :1].expand(4, 6), x[:0]) == 96 + 48 + 16
 
 
 def test_hardware():

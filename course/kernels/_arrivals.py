@@ -19,7 +19,8 @@ class _Block:
         # in a thread of its own: what this one allocates while PyTorch warms up a graph would be taken for the graph's
         with ThreadPoolExecutor(1) as elsewhere:
             self.zeros = elsewhere.submit(torch.zeros, COUNTERS, dtype=torch.int32, device=device).result()
-        torch.cuda.synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         self.given = 0
         self.of_stream: dict[int, torch.Tensor] = {}
 
@@ -37,19 +38,19 @@ _lock = threading.Lock()
 
 def arrivals(count: int, device: torch.device) -> torch.Tensor:
     """At least `count` int32 zeros, at most MOST, for one launch on the current stream, which has to leave zeros."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    on_gpu = device.type == "cuda"
+    capturing = on_gpu and torch.cuda.is_current_stream_capturing()
     found = None
-    if device.type == "cuda":
-        with _lock:
-            if device not in _blocks and not capturing:
-                _blocks[device] = _Block(device)
-            block = _blocks.get(device)
-            if block is not None and capturing:
-                found = block.give(count)
-            elif block is not None:
-                stream = torch.cuda.current_stream(device).cuda_stream
-                if stream not in block.of_stream:
-                    block.of_stream[stream] = block.give(MOST)
-                found = block.of_stream[stream]
+    with _lock:
+        if device not in _blocks and not capturing:
+            _blocks[device] = _Block(device)
+        block = _blocks.get(device)
+        if block is not None and capturing:
+            found = block.give(count)
+        elif block is not None:
+            stream = torch.cuda.current_stream(device).cuda_stream if on_gpu else 0
+            if stream not in block.of_stream:
+                block.of_stream[stream] = block.give(MOST)
+            found = block.of_stream[stream]
     # none left, or no block yet in a process that captures its very first launch: cleared anew for this launch
     return torch.zeros(count, dtype=torch.int32, device=device) if found is None else found

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from course.kernels._dot import dot
+from course.kernels._early_start import wait_for_previous
 
 
 @triton.jit(do_not_specialize=["n_filters", "boxes", "image", "padding", "dilation", "x_column"])
@@ -29,11 +30,9 @@ def conv2d_tma_kernel(
     n_filters, boxes, image, padding, dilation, x_column,
     C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, STRIDE: tl.constexpr, ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr, IMAGES: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, SPLIT_K: tl.constexpr, SLICES: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_K: tl.constexpr, SPLIT_K: tl.constexpr, SLICES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    if OVERLAP:  # start while the launch before this one is ending, but touch no memory before it has ended
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+    wait_for_previous(EARLY)
     PIXELS: tl.constexpr = IMAGES * ROWS * COLS
     C_STEPS: tl.constexpr = C // BLOCK_K
     # a box more than one pixel high reads every STRIDE-th row, and so sees x as STRIDE times fewer rows

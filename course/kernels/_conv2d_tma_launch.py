@@ -11,20 +11,24 @@ from course.kernels._arrivals import arrivals
 from course.kernels._conv2d_tma import conv2d_tma_kernel
 from course.kernels._conv2d_tma_configs import Layer, conv2d_tma_configs
 from course.kernels._dot import conv_precision
+from course.kernels._early_start import early_start
 from course.runtime import best_config
 
-SHORT = 2**29  # multiply-adds: a launch so short that its start and its end count
-
-
-def tma_reads(x, weight, residual, out, padding, dilation, groups) -> bool:
-    """Whether the copy engine can read and write all of this convolution, and tensor cores multiply it."""
+def tma_writes(x, weight, residual, out, padding, dilation, groups) -> bool:
+    """Whether tensor cores multiply these numbers, and the copy engine can write the result."""
     precise = x.dtype == torch.float32 and conv_precision(x.dtype) == "ieee"
     if runtime.capability() not in ((9, 0), (10, 0)) or groups > 1 or precise:
         return False
-    # a step reads 64 bytes of a pixel at least, and no tap is so far away that 32 bits could not count the pixels
+    # no tap is so far away that 32 bits could not count the pixels
     near = all(d * taps < 2**24 for d, taps in zip(dilation, weight.shape[2:])) and max(padding) < 2**24
-    return near and x.shape[1] * x.itemsize % 64 == 0 and weight.data_ptr() % 16 == 0 and all(
-        t is None or pixels_readable(t) for t in (x, residual, out)
+    return near and all(t is None or pixels_readable(t) for t in (residual, out))
+
+
+def tma_reads(x, weight, residual, out, padding, dilation, groups) -> bool:
+    """Whether beside that the copy engine can read images and filters as they are, 64 bytes or more at a time."""
+    return (
+        tma_writes(x, weight, residual, out, padding, dilation, groups) and pixels_readable(x)
+        and x.shape[1] * x.itemsize % 64 == 0 and weight.data_ptr() % 16 == 0
     )  # fmt: skip
 
 
@@ -49,10 +53,6 @@ def conv2d_tma(x, weight, bias, residual, out, stride, padding, dilation, groups
     layer = Layer(x.shape[0], C, *x.shape[2:], K, *out.shape[2:], R, S, tuple(stride), tuple(padding[::2]),
                   tuple(dilation), x.dtype)  # fmt: skip
 
-    # between launches that take microseconds, the gap counts
-    short = not runtime.INTERPRET and out.numel() * C * R * S < SHORT
-    overlap = dict(OVERLAP=True, launch_pdl=True) if short else dict(OVERLAP=False)
-
     def launch(config):
         blocks = dict(config.kwargs)
         most = blocks.pop("PER_SM") * runtime.num_sms()
@@ -72,8 +72,8 @@ def conv2d_tma(x, weight, bias, residual, out, stride, padding, dilation, groups
             describe_pixels(out, slice_of_tile), parts, counters,
             K, boxes, (layer.H, layer.W), layer.padding, layer.dilation, pixel_steps(x)[2],
             C=C, R=R, S=S, STRIDE=layer.stride, ACTIVATION=ACTIVATIONS[activation],
-            PRECISION=conv_precision(x.dtype), **blocks, **overlap,
-            num_warps=config.num_warps, num_stages=config.num_stages,
+            PRECISION=conv_precision(x.dtype), **blocks,
+            num_warps=config.num_warps, num_stages=config.num_stages, **early_start(),
         )  # fmt: skip
 
     # batches of about one size share a choice
@@ -99,7 +99,7 @@ def describe_windows(x: torch.Tensor, layer: Layer, box: tuple[int, int, int], b
     view_h, view_w = (step if size > 1 else 1 for step, size in zip(layer.stride, (rows, cols)))
     image, row, col = pixel_steps(x)
     return TensorDescriptor(
-        x, [layer.N, layer.H // view_h, view_h, layer.W // view_w, (view_w - 1) * col + layer.C],
+        x, [layer.N, layer.H // view_h, view_h, layer.W // view_w, (view_w - 1) * col + x.shape[1]],
         [image, view_h * row, row, view_w * col, 1], [images, rows, 1, cols, block_k],
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from course.kernels._activation import ACTIVATIONS
 from course.kernels._checks import check_tensors
 from course.kernels._conv2d_configs import conv2d_configs
 from course.kernels._conv2d_direct import conv2d_direct
+from course.kernels._conv2d_few_channels import conv2d_few_channels, worth_spreading
 from course.kernels._conv2d_shape import empty_result, pad_sides, result_shape
 from course.kernels._conv2d_split_k import sum_parts
 from course.kernels._conv2d_tile import along, finish, geometry, image_offset, output_pixels
@@ -157,11 +158,13 @@ def _conv2d(
     if out.numel() == 0:
         return out
     bias = bias if bias is None else bias.contiguous()
-    # the path is chosen here: one kernel for small groups, one for what the copy engine can read, one for all others
+    # the path is chosen here: small groups, what the copy engine can read, what it can read after a copy, the rest
     if groups > 1 and weight.shape[1] * weight.shape[0] // groups <= SMALL_GROUP:
         compute = conv2d_direct
     elif tma_reads(x, weight, residual, out, padding, dilation, groups):
         compute = conv2d_tma
+    elif worth_spreading(x, weight, residual, out, padding, dilation, groups):
+        compute = conv2d_few_channels
     else:
         compute = implicit_gemm
     return compute(x, weight, bias, residual, out, stride, padding, dilation, groups, activation)

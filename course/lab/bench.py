@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from course.lab.display import CARD, COLOURS, FAINT, INK, Markdown, Picture
-from course.lab.speed import RESULTS, copy_bandwidth, footprint, in_turn, provenance
-from course.runtime import INTERPRET
+from course.lab.speed import copy_bandwidth
+from course.results import RESULTS, circumstances, described, write_whole
+from course.runtime import INTERPRET, gpu_name
+from course.timing import footprint, time_in_turn
 
 
 def bench(
@@ -32,9 +34,7 @@ def bench(
         return plot(json.loads(stored[0].read_text()), "No GPU here: this is the stored result of the")
     result = measure(name, functions, inputs, sizes, axis)
     if os.environ.get("COURSE_STORE") == "1":
-        file = RESULTS / result["gpu_file"] / "notebooks" / f"{name}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=1) + "\n")
+        write_whole(RESULTS / gpu_name() / "notebooks" / f"{name}.json", json.dumps(result, indent=1) + "\n")
     return plot(result, "Measured on this")
 
 
@@ -47,11 +47,11 @@ def measure(name, functions, inputs, sizes, axis) -> dict:
         for provider, got in zip(functions, results):
             torch.testing.assert_close(got, results[0], rtol=1e-2, atol=1e-3, msg=f"bench: {provider} differs, {size=}")
         moved = footprint(*(a for a in args if torch.is_tensor(a)), results[0])
-        times = in_turn({provider: functools.partial(function, *args) for provider, function in functions.items()})
-        for provider, (median, q20, q80) in times.items():
+        calls = {provider: functools.partial(function, *args) for provider, function in functions.items()}
+        for provider, (median, q20, q80) in time_in_turn(calls, cold=True, budget_s=0.5).items():
             rows.append({"provider": provider, "size": size, "median_ms": median, "q20_ms": q20, "q80_ms": q80,
                          "gbps": moved / median / 1e6})  # fmt: skip
-    return {"name": name, "axis": axis, **provenance(), "copy_gbps": copy_bandwidth(), "rows": rows}
+    return {"name": name, "axis": axis, **circumstances(), "copy_gbps": copy_bandwidth(), "rows": rows}
 
 
 def plot(result: dict, origin: str) -> Picture:
@@ -59,8 +59,7 @@ def plot(result: dict, origin: str) -> Picture:
     rows, limit = result["rows"], result["copy_gbps"]
     providers = list(dict.fromkeys(row["provider"] for row in rows))
     sizes = sorted({row["size"] for row in rows})
-    source = (f"{origin} {result['gpu']}: torch {result['torch']}, Triton {result['triton']}, "
-              f"driver {result['driver']}, commit {result['commit']}, {result['date']}; medians.")  # fmt: skip
+    source = f"{origin} {described(result)}; medians."
     table = [f"{row['provider']}, {row['size']:,} {result['axis']}: {row['median_ms']:.4f} ms, {row['gbps']:,.0f} GB/s"
              for row in rows]  # fmt: skip
     alt = "\n".join([*table, f"Copying: {limit:,.0f} GB/s.", source])

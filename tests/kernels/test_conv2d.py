@@ -170,6 +170,7 @@ def test_any_tile_and_split(block_k, split, channels, layout, device, monkeypatc
     check_integers(x, w, bias=bias, residual=residual, activation="relu", padding=1, groups=2)
 
 
+FEW = importlib.import_module("course.kernels._conv2d_few_channels")
 TMA = importlib.import_module("course.kernels._conv2d_tma_launch")
 needs_tma = pytest.mark.skipif(not INTERPRET and runtime.capability() not in ((9, 0), (10, 0)), reason="needs TMA")
 
@@ -192,33 +193,33 @@ def use_tma(monkeypatch, box=(1, 4, 4), channels=32, split=1, slices=1):
 
 
 @needs_tma
-@pytest.mark.parametrize("box, split, slices", [
-    ((16, 1, 1), 1, 1), ((32, 1, 1), 1, 4), ((1, 4, 4), 1, 2), ((2, 2, 8), 1, 8), ((1, 1, 16), 3, 1), ((2, 4, 4), 2, 2),
-])  # fmt: skip
-@pytest.mark.parametrize("x_shape, w_shape, how", [
-    ((3, 64, 7, 9), (72, 64, 3, 3), dict(padding=1)),
-    ((3, 32, 6, 10), (72, 32, 3, 3), dict(padding=1, stride=2)),
-    ((3, 64, 8, 12), (16, 64, 2, 3), dict(padding=(2, 0), stride=(1, 3), dilation=(3, 1))),
-    ((1, 32, 3, 5), (64, 32, 3, 3), dict(padding=5, dilation=4)),  # windows that meet nothing but padding
-    ((3, 64, 5, 7), (72, 64, 1, 1), {}),
+@pytest.mark.parametrize("x_shape, w_shape, how, box, split, slices", [
+    ((5, 32, 4, 5), (72, 32, 3, 3), dict(padding=1), (16, 1, 1), 1, 1),
+    ((5, 32, 5, 5), (40, 32, 3, 3), dict(padding=1, stride=2), (32, 1, 1), 2, 4),
+    ((2, 64, 5, 6), (72, 64, 3, 3), dict(padding=1), (1, 4, 4), 1, 2),
+    ((2, 64, 5, 6), (16, 64, 3, 3), dict(padding=1), (2, 2, 8), 5, 8),
+    ((3, 32, 6, 10), (72, 32, 3, 3), dict(padding=1, stride=2), (2, 4, 4), 2, 2),
+    ((3, 32, 7, 10), (72, 32, 3, 3), dict(padding=1, stride=2), (1, 1, 16), 1, 1),
+    ((3, 32, 8, 9), (16, 32, 2, 3), dict(padding=(2, 0), stride=(1, 3), dilation=(3, 1)), (2, 4, 4), 1, 1),
+    ((1, 32, 3, 5), (64, 32, 3, 3), dict(padding=5, dilation=4), (1, 2, 8), 3, 1),  # windows that meet only padding
+    ((3, 64, 5, 7), (72, 64, 1, 1), {}, (32, 1, 1), 2, 1),
 ])  # fmt: skip
 def test_boxes_through_the_copy_engine(x_shape, w_shape, how, box, split, slices, device, monkeypatch):
     layers = use_tma(monkeypatch, box, split=split, slices=slices)
     x = integers(*x_shape, dtype=torch.float16, device=device, layout="channels_last")
     w = integers(*w_shape, dtype=torch.float16, device=device)
     x, bias = x * (torch.rand(x.shape, device=device) < 0.1), w[:, 0, 0, 0]
-    check_integers(x, w, **how)
-    residual = integers(*conv2d(x, w, **how).shape, dtype=torch.float16, device=device, layout="channels_last")
+    residual = integers(*F.conv2d(x, w, **how).shape, dtype=torch.float16, device=device, layout="channels_last")
     check_integers(x, w, bias=bias, residual=residual, activation="relu", **how)
-    assert len(layers) == 3
+    assert layers
 
 
 @needs_tma
 @pytest.mark.parametrize("activation", [None, "relu", "gelu"])
 def test_epilogue_through_the_copy_engine(activation, dtype, device, monkeypatch):
     layers = use_tma(monkeypatch, (2, 2, 8), slices=2)
-    x = random(2, 64, 6, 7, dtype=dtype, device=device, layout="channels_last")
-    w, bias = torch.randn(24, 64, 3, 3, dtype=dtype, device=device), torch.randn(24, dtype=dtype, device=device)
+    x = random(2, 32, 6, 7, dtype=dtype, device=device, layout="channels_last")
+    w, bias = torch.randn(24, 32, 3, 3, dtype=dtype, device=device), torch.randn(24, dtype=dtype, device=device)
     check(x, w, bias, random(2, 24, 6, 7, dtype=dtype, device=device, layout="channels_last"), activation, padding=1)
     assert layers
 
@@ -247,6 +248,36 @@ def test_what_the_copy_engine_can_read(device, monkeypatch, ieee):
     assert not goes(x[:, :64], w[:, :32], groups=2)
     assert not goes(x[:, :64], w, residual=random(2, 16, 6, 8, dtype=torch.float16, device=device))
     assert not goes(x[:, :64].float(), w.float())
+
+
+@needs_tma
+@pytest.mark.parametrize("x_shape, w_shape, how, channels", [
+    ((2, 3, 20, 19), (16, 3, 7, 7), dict(stride=2, padding=3), 32),
+    ((2, 1, 9, 8), (72, 1, 3, 3), dict(padding=1), 32),
+    ((2, 8, 6, 9), (16, 8, 3, 5), dict(padding=(1, 2), dilation=(2, 1)), 64),
+    ((3, 3, 16, 16), (24, 3, 4, 8), dict(stride=(4, 8)), 32),
+    ((2, 3, 8, 8), (16, 3, 4, 4), dict(padding="same"), 32),
+])  # fmt: skip
+@layouts
+def test_few_channels_through_the_copy_engine(x_shape, w_shape, how, channels, layout, device, monkeypatch):
+    monkeypatch.setattr(FEW, "SMALL", 0)
+    layers = use_tma(monkeypatch, (1, 2, 8), channels)
+    x = integers(*x_shape, dtype=torch.float16, device=device, layout=layout)
+    w = integers(*w_shape, dtype=torch.float16, device=device, layout="channels_last")
+    check_integers(x * (torch.rand(x.shape, device=device) < 0.3), w, bias=w[:, 0, 0, 0], activation="relu", **how)
+    assert layers
+
+
+@needs_tma
+def test_few_channels_keep_to_their_window(dtype, device, monkeypatch):
+    """A step reads more pixels than the window has: what these hold, infinity even, must not matter."""
+    monkeypatch.setattr(FEW, "SMALL", 0)
+    layers = use_tma(monkeypatch, (1, 1, 16), 16)
+    x = random(1, 3, 8, 16, dtype=dtype, device=device, layout="channels_last")
+    w = random(16, 3, 3, 3, dtype=dtype, device=device, layout="channels_last")
+    x[0, 1, 2, 7], x[0, 2, 5, 12] = float("inf"), float("nan")
+    check(x, w, stride=2, padding=1)
+    assert layers
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -393,6 +424,34 @@ def test_graph_capture():
         got = conv2d(x, w, padding=1)
     graph.replay()
     torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@needs_tma
+def test_split_sums_on_several_streams(monkeypatch):
+    """Launches that run at the same time keep their counters apart, and every launch leaves zeros for the next."""
+    use_tma(monkeypatch, (1, 2, 8), channels=64, split=4)
+    x = random(1, 512, 7, 7, dtype=torch.float16, device="cuda", layout="channels_last")
+    w = random(512, 512, 3, 3, dtype=torch.float16, device="cuda", layout="channels_last")
+    want = conv2d(x, w, padding=1)
+    exact, magnitude = reference(x, w, padding=1)
+    assert_accurate(want, exact, terms=w[0].numel(), magnitude=magnitude)
+    torch.cuda.synchronize()
+    graphs, results = [torch.cuda.CUDAGraph() for _ in range(3)], []
+    for graph in graphs:
+        with torch.cuda.graph(graph):
+            results += [conv2d(x, w, padding=1) for _ in range(5)]
+    streams = [torch.cuda.Stream() for _ in range(6)]
+    torch.cuda.synchronize()
+    for _ in range(20):
+        for stream, graph in zip(streams, graphs + [None] * 3):
+            with torch.cuda.stream(stream):
+                if graph is None:
+                    results.append(conv2d(x, w, padding=1))
+                else:
+                    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(got, want) for got in results)
 
 
 @pytest.mark.gpu
