@@ -61,7 +61,8 @@ class Fast:
         With `reuse_output` the result is the graph's own buffer, which the next call with this shape overwrites:
         it saves a copy.
         """
-        with torch.no_grad():
+        # not in inference mode, whatever the caller's: a graph's buffers are written to in later calls of either kind
+        with torch.inference_mode(False), torch.no_grad():
             self.packing.follow()
             self.plan.check(images)
             if not images.is_cuda:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-BUSY_CYCLES = 400_000
-"""About 0.2 ms: longer than the CPU takes to hand a graph or a kernel to the GPU."""
+BUSY_CYCLES = 1_000_000
+"""About 0.5 ms: longer than the CPU takes to hand a graph or a kernel to the GPU."""
 
 FEWEST_ROUNDS = 5
 

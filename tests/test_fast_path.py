@@ -95,6 +95,13 @@ def test_inputs_are_not_written_and_outputs_not_overwritten(model, images):
     assert torch.equal(images, kept_images) and torch.equal(first, kept)
 
 
+def test_called_in_inference_mode_and_out_of_it(model, images):
+    fast = course.optimize(model)
+    with torch.inference_mode():
+        first = fast(images.clone())
+    assert torch.equal(fast(images), first)
+
+
 def test_any_dtype_and_strides_of_images(model, images):
     fast = course.optimize(model)
     want = fast(images)

@@ -13,6 +13,7 @@ from course.kernels.patchify import patchify
 from course.kernels.relu import relu
 from course.kernels.scaled_dot_product_attention import scaled_dot_product_attention
 from course.kernels.softmax import softmax
+from course.kernels.stem import stem
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -30,4 +31,5 @@ __all__ = [
     "relu",
     "scaled_dot_product_attention",
     "softmax",
+    "stem",
 ]
