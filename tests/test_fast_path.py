@@ -155,7 +155,8 @@ def test_full_size_on_the_gpu(make, dtype, device):
     model = randomised(make(layers=torch.nn), device)
     images = torch.randn(4, 3, 224, 224, device=device)
     fast = course.optimize(model, dtype=dtype)
-    tolerance = {torch.float32: 2e-2, torch.float16: 2e-2, torch.bfloat16: 1e-1}[dtype]  # float32 is TF32 here
+    # float32 is TF32 here, in ours alone: 2**-11 for each operand of some twenty layers
+    tolerance = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 1e-1}[dtype]
     assert relative(fast(images), model(images)) < tolerance
     fast.graphs.clear()  # captured while the tests' NaN were launched as kernels
     assert_triton_only(lambda: fast(images))
