@@ -1,4 +1,5 @@
 """The models that race, all with the same random weights: this course's and the libraries'."""
+import abc
 import copy
 import functools
 import re
@@ -26,7 +27,7 @@ class Contender:
     """The same forward pass of these images as a bare CUDA graph."""
 
 
-class Family:
+class Family(abc.ABC):
     """One architecture: its providers, and the reference they must agree with."""
 
     peers: Mapping[str, Callable[[], torch.nn.Module]]
@@ -35,8 +36,9 @@ class Family:
     image: tuple[int, int, int]
     memory_format: torch.memory_format
 
+    @abc.abstractmethod
     def course_model(self, layers) -> torch.nn.Module:
-        raise NotImplementedError
+        """This course's model on `layers`, with the family's weights."""
 
     @property
     def providers(self) -> list[str]:
