@@ -80,7 +80,7 @@ def test_rotations():
 FAMILIES = {
     "vit": (lambda: contenders.ViTBase(image_size=32, patch_size=16, hidden_size=32, num_hidden_layers=2,
                                        num_attention_heads=2, intermediate_size=64, num_labels=10), "bf16"),
-    "resnet18": (lambda: contenders.ResNet18(side=32), "tf32"),
+    "resnet18": (lambda: contenders.ResNet18(side=64), "tf32"),
 }  # fmt: skip
 
 
@@ -236,7 +236,7 @@ class TestWithoutAGpu:
 def test_measures_kernels(tmp_path):
     session = Session("kernels", RUN, tmp_path / "gpu", budget_s=100)
     case = cases.softmax(64, 1000, "fp16")
-    kernels.run(session, [case, products.matmul(256)], "all")
+    kernels.run(session, [case, products.matmul(256)], ["all"])
     assert not session.errors
     rows = results.read("kernels", "gpu", tmp_path).rows
     assert [row["provider"] for row in rows] == ["course", "aten", "inductor", "course", "cublas"]
