@@ -198,6 +198,12 @@ class TestCheck:
     def test_with_pytorch_s_own_result(self):
         assert lab.check(ADD, lambda x, y, out: torch.add(x, y, out=out)).passed
 
+    def test_float32_is_float32(self):
+        torch.backends.cudnn.allow_tf32 = True
+        seen = []
+        lab.check(ADD, lambda x, y, out: seen.append(torch.backends.cudnn.allow_tf32))
+        assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
+
     @pytest.mark.parametrize("function, words", [
         (lambda x, y, out: None, ["Nothing was written"]),
         (lambda x, y, out: out.copy_(x), ["This is the input x itself"]),

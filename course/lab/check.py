@@ -15,17 +15,20 @@ from course.lab.report import CaseResult, Report, picture
 from course.lab.sandbox import Guarded, Watch, within
 from course.lab.speed import speed
 from course.runtime import DEVICE, INTERPRET
+from course.verify import full_precision
 
 RELATIVE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """How far a result may be off: some units in the last place, of the element and of the mean."""
 
 
+@full_precision()
 def check(exercise: str | Exercise, function: Callable, *, seconds: float = 60.0) -> Report:
     """Runs `function` on the exercise's cases and reports, in words and pictures, whether it is right.
 
     Every case is interpreted first, its tensors amid guarded memory and its output full of NaN, so that a wild store,
     an endless loop (`seconds` a case) or an error in the kernel harms nothing; on a GPU it then runs compiled, and once
-    all cases pass it is timed. Never raises, except when it is interrupted.
+    all cases pass it is timed. PyTorch's and the course's float32 products run without TF32 meanwhile: the results are
+    compared with float64. Never raises, except when it is interrupted.
     """
     try:
         exercise = find(exercise) if isinstance(exercise, str) else exercise
