@@ -1,4 +1,5 @@
 import ast
+import dataclasses
 import inspect
 import json
 import os
@@ -20,6 +21,7 @@ from course.kernels import _pointwise
 from course.kernels.add import add_op
 from course.lab.sandbox import Guarded, within
 from course.runtime import DEVICE
+from course.timing import Timing
 
 ROOT = Path(__file__).parents[1]
 ADD = find("vector_add.fill_in")
@@ -289,6 +291,26 @@ class TestCheck:
         (line,) = lab.check(ADD, my_add).speed
         assert "% of this GPU's copy bandwidth" in line and "PyTorch takes" in line
 
+    @pytest.mark.parametrize("counted, words", [
+        ({}, "13 MB in 0.010 ms: 1,258 GB/s, 31 % of this GPU's copy bandwidth (4,000 GB/s). PyTorch takes 0.005 ms."),
+        ({"operations": lambda x, y: 2000 * x.numel()},
+         "2 GFLOP in 0.010 ms: 210 TFLOP/s, 26 % of what a large matrix product reaches here (800 TFLOP/s)"),
+    ], ids=["bytes", "operations"])  # fmt: skip
+    def test_judged_by_bytes_or_by_operations(self, monkeypatch, counted, words):
+        module = sys.modules["course.lab.speed"]
+        monkeypatch.setattr(module, "copy_bandwidth", lambda: 4000.0)
+        monkeypatch.setattr(module, "matmul_rate", lambda dtype: 800.0)
+        took = {"ours": Timing(0.01, 0.0, 0.0), "theirs": Timing(0.005, 0.0, 0.0)}
+        monkeypatch.setattr(module, "time_in_turn", lambda calls, cold: took)
+        exercise = dataclasses.replace(ADD, heavy=lambda randn: randn(2, 2**20).unbind(), **counted)
+        (line,) = module.speed(exercise, lambda x, y, out: torch.add(x, y, out=out))
+        assert words in line
+
+    def test_a_wrong_large_result_is_not_timed(self):
+        small = dataclasses.replace(ADD, heavy=lambda randn: (1e-4 * randn(99), 1e-4 * randn(99)))
+        with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+            sys.modules["course.lab.speed"].speed(small, lambda x, y, out: torch.sub(x, y, out=out))
+
 
 class TestSandbox:
     @pytest.mark.parametrize("like", [
@@ -371,8 +393,34 @@ class TestBench:
         (results / "nvidia-x" / "notebooks" / "two.json").write_text(json.dumps(stored))
         shown = lab.bench("two", {"ours": None}, None, [])
         assert "this is the stored result of the NVIDIA X, driver 1, torch 2, triton 3; commit abc, 2026" in shown.alt
-        assert "ours, 1,024 elements: 1.0000 ms, 500 GB/s" in shown.alt
+        assert "ours, 1,024 elements: 1.0000 ms, 500 GB/s" in shown.alt and "Copying: 1,000 GB/s." in shown.alt
         assert shown._repr_mimebundle_()[0]["image/png"]
+
+    @pytest.mark.parametrize("sizes", [(1024, 2048), (1024,)])
+    def test_operations_are_shown_instead_of_bytes(self, results, monkeypatch, sizes):
+        monkeypatch.setattr(sys.modules["course.lab.bench"], "INTERPRET", True)
+        rows = [{**row, "tflops": 7.0} for row in STORED["rows"] if row["size"] in sizes]
+        stored = {**STORED, "matmul_tflops": 5.0, "rows": rows}
+        (results / "nvidia-x" / "notebooks" / "two.json").write_text(json.dumps(stored))
+        shown = lab.bench("two", {"ours": None}, None, [])
+        assert "ours, 1,024 elements: 1.0000 ms, 7 TFLOP/s" in shown.alt
+        assert "A large matrix product: 5 TFLOP/s." in shown.alt
+        assert shown._repr_mimebundle_()[0]["image/png"]
+
+    def test_operations_are_counted(self, monkeypatch):
+        module = sys.modules["course.lab.bench"]
+        monkeypatch.setattr(module, "copy_bandwidth", lambda: 1000.0)
+        monkeypatch.setattr(module, "matmul_rate", lambda dtype: {torch.float16: 5.0}[dtype])
+        monkeypatch.setattr(module, "circumstances", dict)
+        monkeypatch.setattr(module, "time_in_turn", lambda calls, **how: dict.fromkeys(calls, Timing(2.0, 2.0, 2.0)))
+
+        def measured(inputs, operations):
+            return module.measure("m", {"ours": torch.add}, inputs, [64], "n", operations, 1e-3)
+
+        counted = measured(lambda n: (torch.ones(n).half(), torch.ones(n).half()), lambda x, y: 10**9 * x.numel())
+        assert counted["matmul_tflops"] == 5.0 and counted["rows"][0]["tflops"] == 32.0
+        plain = measured(lambda n: (torch.ones(n), torch.ones(n)), None)
+        assert "matmul_tflops" not in plain and "tflops" not in plain["rows"][0]
 
     def test_without_a_gpu_and_without_a_result(self, monkeypatch):
         monkeypatch.setattr(sys.modules["course.lab.bench"], "INTERPRET", True)

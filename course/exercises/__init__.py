@@ -37,6 +37,11 @@ class Exercise:
     The last function of `solution` is the one that is checked. It takes the arguments of `reference` and then `out`,
     which it fills. `cases` are small enough for the interpreter, and the first is the one to explain mistakes with;
     `heavy` is large enough to time on a GPU.
+
+    `operations` is for work that waits for arithmetic, and not for memory: matrix products, convolutions, attention. It
+    takes the same arguments as `reference` and counts their operations, a multiplication and an addition as two, such
+    as `lambda a, b: 2 * a.shape[0] * a.shape[1] * b.shape[1]`. The heavy inputs are then judged in TFLOP/s, beside what
+    a large matrix product in the dtype of the first tensor reaches; without it, in GB/s, beside a copy.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Exercise:
     hints: tuple[str, str, str]
     explanation: str
     wrong: Mapping[str, Wrong]
+    operations: Callable[..., int] | None = None
 
     @property
     def source(self) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 
 from course.results import RESULTS
-from course.timing import copy_gbps, footprint, time_in_turn
+from course.runtime import DEVICE
+from course.timing import copy_gbps, footprint, matmul_tflops, time_in_turn
 
 
 def hardware(gpu: str = "nvidia-h200") -> dict:
@@ -20,22 +21,43 @@ def copy_bandwidth() -> float:
     return copy_gbps()
 
 
+def matmul_rate(dtype: torch.dtype) -> float:
+    """TFLOP/s of a large matrix product on this GPU: what a kernel that only multiplies can hope for.
+
+    Of float32 with or without TF32, as torch.backends.cuda.matmul.allow_tf32 says.
+    """
+    return _matmul_rate(dtype, torch.backends.cuda.matmul.allow_tf32)
+
+
+@functools.cache
+def _matmul_rate(dtype, allow_tf32):
+    return matmul_tflops(dtype)
+
+
 def speed(exercise, function: Callable) -> list[str]:
-    """The lines that `check` adds on a GPU: the heavy input's bandwidth, beside a copy's and PyTorch's."""
+    """The lines that `check` adds on a GPU: how fast the heavy input went, beside the hardware's limit and PyTorch."""
 
     def randn(*shape, dtype=torch.float32):
-        return torch.randn(shape, dtype=dtype, device="cuda")
+        return torch.randn(shape, dtype=dtype, device=DEVICE)
 
     args = exercise.heavy(randn)
     wanted = exercise.reference(*args)
     out = torch.full_like(wanted, float("nan"))
     function(*args, out)
-    torch.testing.assert_close(out, wanted, rtol=2e-3, atol=2e-3)
+    tolerance = 2e-2 if out.dtype == torch.bfloat16 else 2e-3
+    mean = wanted.float().abs().mean().item()
+    torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance * mean)
     both = {"ours": lambda: function(*args, out), "theirs": lambda: exercise.reference(*args)}
     ours, theirs = (timing.median for timing in time_in_turn(both, cold=True).values())
-    moved = footprint(*(a for a in args if torch.is_tensor(a)), out)
-    rate, limit = moved / ours / 1e6, copy_bandwidth()
+    tensors = [a for a in args if torch.is_tensor(a)]
+    if exercise.operations:
+        work, unit, work_unit = exercise.operations(*args) / 1e9, "TFLOP/s", "GFLOP"
+        limit, of = matmul_rate(tensors[0].dtype), "what a large matrix product reaches here"
+    else:
+        work, unit, work_unit = footprint(*tensors, out) / 1e6, "GB/s", "MB"
+        limit, of = copy_bandwidth(), "this GPU's copy bandwidth"
+    rate = work / ours
     return [
-        f"{moved / 1e6:,.0f} MB in {ours:.3f} ms: {rate:,.0f} GB/s, {100 * rate / limit:.0f} % of this GPU's copy "
-        f"bandwidth ({limit:,.0f} GB/s). PyTorch takes {theirs:.3f} ms."
+        f"{work:,.0f} {work_unit} in {ours:.3f} ms: {rate:,.0f} {unit}, {100 * rate / limit:.0f} % of {of} "
+        f"({limit:,.0f} {unit}). PyTorch takes {theirs:.3f} ms."
     ]
