@@ -23,7 +23,7 @@ def meaning(e: Evidence) -> list[str]:
     """The likeliest causes, by the first rules that fit."""
     found = [*outside(e)]
     if e.wrong.any():
-        found += next(filter(None, (rule(e) for rule in (missing, moved, strided, mistaken, other))), [])
+        found += next(filter(None, (rule(e) for rule in (missing, moved, strided, mistaken, by_row, other))), [])
     return found
 
 
@@ -59,6 +59,8 @@ def missing(e):
         return ["The end is missing: there are too few programs (triton.cdiv(n, BLOCK) rounds up, n // BLOCK rounds "
                 "down), or the mask is too strict."]  # fmt: skip
     if e.unwritten.ndim == 2:
+        if e.unwritten.equal(torch.ones_like(e.unwritten).triu(1)):
+            return ["Everything right of the diagonal is missing: what a load may skip, the store still has to write."]
         columns, rows = e.unwritten.all(dim=0), e.unwritten.all(dim=1)
         if columns.any() and e.unwritten.equal(columns.expand_as(e.unwritten)):
             return ["Whole columns are missing: there are too few programs along them, or the mask cuts them off."]
@@ -100,15 +102,36 @@ def mistaken(e):
             return [f"This is the input {name} itself: the rest of the formula is missing."]
     wrong = e.got[e.wrong]
     if (wrong.isinf() & e.wanted[e.wrong].isfinite()).any():
-        return ["Infinity where a finite number belongs: the arithmetic ran in a narrow format and overflowed. Convert "
-                "what was loaded with .to(tl.float32) before computing."]  # fmt: skip
+        return ["Infinity where a finite number belongs: the arithmetic ran in a narrow format and overflowed "
+                "(convert what was loaded with .to(tl.float32) before computing), or a division or a logarithm met a "
+                "number that was too small and became 0."]  # fmt: skip
     if (wrong.isnan() & ~e.wanted[e.wrong].isnan()).any():
+        if not e.astray:
+            return ["NaN where a number belongs, although every load stayed in its tensor: the arithmetic made it "
+                    "from inf / inf, inf - inf or 0 / 0 (did an exp overflow, is a sum empty?), or masked lanes "
+                    "without other= took part."]  # fmt: skip
         return ["NaN where a number belongs: a load brought in memory that is not the tensor's (a missing mask, a "
                 "wrong stride or offset), or masked lanes without other= took part."]  # fmt: skip
     error = (e.got.double() - e.wanted.double()).abs()
     if (error < 1e-2 * e.wanted.double().abs().mean()).all():
         return ["Nearly right: the arithmetic rounds too early. Convert what was loaded with .to(tl.float32), compute, "
                 "and let the store round once."]  # fmt: skip
+    return []
+
+
+def by_row(e):
+    """Rows that are right but for a number of their own, which multiplies or shifts them."""
+    if e.got.ndim != 2 or min(e.got.shape) < 3:
+        return []
+    got, wanted = e.got.double(), e.wanted.double()
+    factor, shift = got.mean(1, keepdim=True) / wanted.mean(1, keepdim=True), (got - wanted).mean(1, keepdim=True)
+    for fitted, each, way in (
+        (wanted * factor, factor, "multiplies it: what the row is divided by is wrong"),
+        (wanted + shift, shift, "is added to it: what is subtracted from the row is wrong"),
+    ):
+        if not close(each, each.mean().expand_as(each)) and close(got, fitted):
+            return [f"Each row is right but for a number of its own, which {way}. Does it come from this row, from "
+                    "all of it, and do the masked lanes add nothing?"]  # fmt: skip
     return []
 
 

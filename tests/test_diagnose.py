@@ -1,0 +1,46 @@
+"""Patterns of errors, and the words that explain them."""
+import pytest
+import torch
+
+from course.lab.diagnose import Evidence, meaning
+
+INF = float("inf")
+
+
+def evidence(got, wanted, astray=None):
+    unwritten = got == -12345.0
+    return Evidence(
+        name="8 × 10", got=got, wanted=wanted, wrong=unwritten | ((got - wanted).abs() > 1e-4) | (got.isnan()),
+        unwritten=unwritten, trespassed=[], astray=astray or {}, inputs={}, changed=[],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rows():
+    return torch.softmax(torch.randn(8, 10, generator=torch.Generator().manual_seed(0)), -1)
+
+
+def own(rows):
+    """A number for each row."""
+    return torch.linspace(0.5, 2.0, len(rows))[:, None]
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda y: y * own(y), "a number of its own, which multiplies it"),
+    (lambda y: y + own(y), "a number of its own, which is added to it"),
+    (lambda y: y.where(torch.ones_like(y).tril().bool(), torch.tensor(-12345.0)), "right of the diagonal is missing"),
+    (lambda y: y * INF, "Infinity where a finite number belongs"),
+    (lambda y: y * float("nan"), "although every load stayed in its tensor"),
+])  # fmt: skip
+def test_patterns(rows, spoil, words):
+    (said,) = meaning(evidence(spoil(rows), rows))
+    assert words in said
+
+
+def test_nan_from_a_load_that_went_astray(rows):
+    says = meaning(evidence(rows * float("nan"), rows, astray={"load": "Program 0 read 1 element past the end of x"}))
+    assert "a load brought in memory that is not the tensor's" in says[1]
+
+
+def test_one_factor_for_all_rows_says_nothing_of_rows(rows):
+    assert not any("of its own" in said for said in meaning(evidence(rows * 3, rows)))
