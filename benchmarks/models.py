@@ -1,4 +1,5 @@
 """Times whole models beside the libraries', call by call and as bare CUDA graphs, once their logits are right."""
+import functools
 import gc
 import sys
 from collections.abc import Collection, Iterable
@@ -6,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks import memory
 from benchmarks.contenders import FAMILIES, Contender, Family
 from benchmarks.session import Session, choose
 from course import verify
@@ -91,13 +93,8 @@ def race(family: Family, cell: Cell, names: Iterable[str]) -> tuple[list[dict], 
     images = family.images(cell.batch, cell.dtype, "cuda")
     with verify.full_precision():
         exact = family.reference(images)
-    runs, peaks, errors = {}, {}, {}
-    contenders = {}
-    for name in sorted(names, key=is_compiled):  # the compiled keep their graphs' workspaces: see `memory`
-        try:
-            contenders[name], peaks[name] = enter(family, name, cell, images)
-        except Exception as error:  # not installed, out of memory: the others still run
-            errors |= {(*cell, name, mode): said(error) for mode in ("eager", "graph")}
+    runs, errors = {}, {}
+    contenders, peaks = enter(family, cell, names, images, errors)
     for name, contender in contenders.items():
         for mode, prepare in (("eager", as_called), ("graph", as_graph)):
             try:
@@ -117,27 +114,26 @@ def race(family: Family, cell: Cell, names: Iterable[str]) -> tuple[list[dict], 
     return rows, errors
 
 
-def enter(family: Family, name: str, cell: Cell, images: torch.Tensor) -> tuple[Contender, float]:
-    """A provider on the GPU, and what a call of it takes of the memory, weights included, in MiB."""
-    if not is_compiled(name):
-        torch._C._cuda_clearCublasWorkspaces()  # the one before left them; a captured graph may still need its own
-    before = memory()
-    contender = family.contender(name, cell.dtype, images.device)
-    for _ in range(3):  # tunes, compiles, captures, and asks for more memory than it will again
-        contender.call(images)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    in_pools = memory() - torch.cuda.memory_allocated()
-    contender.call(images)
-    torch.cuda.synchronize()
-    return contender, (torch.cuda.max_memory_allocated() + in_pools - before) / 2**20
-
-
-def memory() -> int:
-    """Bytes allocated, and those which CUDA graphs hold for the tensors inside them."""
-    gc.collect()
-    pools = [segment for segment in torch.cuda.memory_snapshot() if segment["segment_pool_id"] != (0, 0)]
-    return torch.cuda.memory_allocated() + sum(pool["total_size"] - pool["allocated_size"] for pool in pools)
+def enter(
+    family: Family, cell: Cell, names: Iterable[str], images: torch.Tensor, errors: dict[tuple, str]
+) -> tuple[dict[str, Contender], dict[str, float]]:
+    """(each provider with its weights on the GPU, the MiB it takes); in `errors`, why the others could not enter."""
+    contenders, peaks = {}, {}
+    names = list(names)
+    # first the memory of each alone, so that none fits into another's segments; compiling twice would take too long
+    for name in [*(n for n in names if not is_compiled(n)), *names]:
+        try:
+            make = functools.partial(family.contender, name, cell.dtype, images.device)
+            if name in peaks:
+                contenders[name] = make()
+            else:
+                made, peaks[name] = memory.taken(make, lambda contender: contender.call(images))
+                if is_compiled(name):
+                    contenders[name] = made
+                del made
+        except Exception as error:  # not installed, out of memory: the others still run
+            errors |= {(*cell, name, mode): said(error) for mode in ("eager", "graph")}
+    return contenders, peaks
 
 
 def as_called(contender: Contender, images: torch.Tensor):

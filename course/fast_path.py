@@ -30,7 +30,8 @@ def optimize(model: ViT | ResNet, dtype: torch.dtype | None = None, graphs: int 
     `model` is a ViT or ResNet of this course, on course.nn's layers or torch.nn's, on the GPU if there is one.
     The result keeps CUDA graphs for the `graphs` input shapes used last, and follows changes of the model's
     weights (an optimiser's step, load_state_dict). After the model itself was changed (another layer, another
-    device), call `optimize` again. Raises TypeError on other models and dtypes, ValueError on a model that
+    device), call `optimize` again. It does not keep the model: `model = course.optimize(model)` frees what the
+    fast path does not need. Raises TypeError on other models and dtypes, ValueError on a model that
     kernels cannot reach.
     """
     plan = PLANS.get(type(model))

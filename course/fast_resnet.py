@@ -7,6 +7,8 @@ In eval mode a batch norm is a scale and a shift of each channel, so it can be f
 A basic block is then two kernels, and one more where its shortcut is a convolution; PyTorch launches five to seven.
 The stem is two: one packs the images, and one convolves, norms and pools.
 """
+from operator import attrgetter
+
 import torch
 
 from course.kernels import adaptive_avg_pool2d, conv2d, linear, max_pool2d, stem
@@ -26,8 +28,8 @@ class FastResNet:
         self.memory_format = torch.preserve_format if fused else torch.channels_last
         stages = (model.layer1, model.layer2, model.layer3, model.layer4)
         self.blocks = [FastBlock(block, packing) for stage in stages for block in stage]
-        self.fc_weight = packing.add(lambda: model.fc.weight)
-        self.fc_bias = packing.add(lambda: model.fc.bias)
+        self.fc_weight = packing.add(attrgetter("weight"), model.fc)
+        self.fc_bias = packing.add(attrgetter("bias"), model.fc)
 
     def check(self, images: torch.Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self.channels:
@@ -45,8 +47,8 @@ class FusedStem:
     """Convolution, norm, ReLU and max pool in one kernel, for images of few channels."""
 
     def __init__(self, conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d, packing: Packing):
-        self.weight = packing.add(lambda: stem_weight(folded_weight(conv, norm)))
-        self.bias = packing.add(lambda: folded_bias(norm))
+        self.weight = packing.add(lambda *pair: stem_weight(folded_weight(*pair)), conv, norm)
+        self.bias = packing.add(folded_bias, norm)
 
     @staticmethod
     def fits(conv: torch.nn.Conv2d) -> bool:
@@ -90,8 +92,8 @@ class FoldedConv:
 
     def __init__(self, conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d, packing: Packing):
         self.stride, self.padding = conv.stride, conv.padding
-        self.weight = packing.add(lambda: folded_weight(conv, norm).to(memory_format=torch.channels_last))
-        self.bias = packing.add(lambda: folded_bias(norm))
+        self.weight = packing.add(channels_last_weight, conv, norm)
+        self.bias = packing.add(folded_bias, norm)
 
     def __call__(self, x: torch.Tensor, **epilogue) -> torch.Tensor:
         return conv2d(x, self.weight, self.bias, self.stride, self.padding, **epilogue)
@@ -99,6 +101,10 @@ class FoldedConv:
 
 def folded_weight(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> torch.Tensor:
     return conv.weight.float() * scale(norm).view(-1, 1, 1, 1)
+
+
+def channels_last_weight(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> torch.Tensor:
+    return folded_weight(conv, norm).to(memory_format=torch.channels_last)
 
 
 def folded_bias(norm: torch.nn.BatchNorm2d) -> torch.Tensor:

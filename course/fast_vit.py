@@ -4,6 +4,8 @@ Bias, GELU and residual are finished in the linear layer's registers. The head r
 after the last block's keys and values are known, the other tokens are done: of that block's queries, output
 projection and MLP, and of the last norm, one row per image is computed where the plain model computes them all.
 """
+from operator import attrgetter
+
 import torch
 
 from course.kernels import add, layer_norm, linear, patchify, scaled_dot_product_attention
@@ -23,8 +25,8 @@ class FastViT:
         self.config = model.config
         embeddings = model.embeddings
         self.image_shape = embeddings.image_shape
-        self.patch_weight = packing.add(lambda: embeddings.patches.weight.flatten(1))
-        self.added = packing.add(lambda: what_is_added(embeddings))
+        self.patch_weight = packing.add(lambda patches: patches.weight.flatten(1), embeddings.patches)
+        self.added = packing.add(what_is_added, embeddings)
         self.blocks = [FastBlock(block, model.config, packing) for block in model.blocks]
         self.norm = FastNorm(model.norm, packing)
         self.head = FastLinear(model.head, packing) if model.config.num_labels else lambda x: x
@@ -84,8 +86,8 @@ class FastLinear:
     """A linear layer's packed parameters."""
 
     def __init__(self, layer: torch.nn.Linear, packing: Packing):
-        self.weight = packing.add(lambda: layer.weight)
-        self.bias = packing.add(lambda: layer.bias) if layer.bias is not None else None
+        self.weight = packing.add(attrgetter("weight"), layer)
+        self.bias = packing.add(attrgetter("bias"), layer) if layer.bias is not None else None
 
     def __call__(self, x: torch.Tensor, **epilogue) -> torch.Tensor:
         return linear(x, self.weight, self.bias, **epilogue)
@@ -100,8 +102,8 @@ class FastNorm:
 
     def __init__(self, layer: torch.nn.LayerNorm, packing: Packing):
         self.eps = layer.eps
-        self.weight = packing.add(lambda: layer.weight)
-        self.bias = packing.add(lambda: layer.bias)
+        self.weight = packing.add(attrgetter("weight"), layer)
+        self.bias = packing.add(attrgetter("bias"), layer)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

@@ -1,4 +1,5 @@
 """Weights in the form in which the fast path's kernels read them best, kept in step with the model's own."""
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -7,32 +8,46 @@ import torch
 class Packing:
     """Tensors computed from a model's parameters, and computed again, in place, when those have changed.
 
-    In place, because CUDA graphs go on reading from where the tensors were when they were captured.
+    In place, because CUDA graphs go on reading from where the tensors were when they were captured. The model is
+    not kept alive: once nobody else holds it, its memory is free, and the packed tensors stay as they are.
     """
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype):
         self.dtype = dtype
+        self.model = weakref.ref(model)
+        self.packed: list[tuple[torch.Tensor, Callable[..., torch.Tensor], list[weakref.ref]]] = []
+        self.watch(model)
+
+    def watch(self, model: torch.nn.Module) -> None:
         # tensors made in inference mode count no versions: they are taken as they are
-        self.watched = [t for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]
-        self.versions = self._versions()
-        self.packed: list[tuple[torch.Tensor, Callable[[], torch.Tensor]]] = []
+        tensors = [t for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]
+        self.watched = [weakref.ref(t) for t in tensors]
+        self.versions = [t._version for t in tensors]
 
     @torch.no_grad()
-    def add(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """compute(), in this packing's dtype and its own memory format, from now on kept up to date."""
-        source = compute()
+    def add(self, compute: Callable[..., torch.Tensor], *modules: torch.nn.Module) -> torch.Tensor:
+        """compute(*modules), in this packing's dtype and its own memory format, from now on kept up to date.
+
+        What is one of the model's tensors already, or a view of one, is shared with it and takes no memory.
+        """
+        source = compute(*modules)
+        if source.dtype == self.dtype and any(is_view(source, t) for m in modules for t in m.parameters()):
+            return source.detach()
         tensor = torch.empty_like(source, dtype=self.dtype).copy_(source)
-        self.packed.append((tensor, compute))
+        self.packed.append((tensor, compute, [weakref.ref(module) for module in modules]))
         return tensor
 
     @torch.no_grad()
     def follow(self) -> None:
         """Computes everything again if a parameter or buffer was written to since the last time."""
-        versions = self._versions()
-        if versions != self.versions:
-            for tensor, compute in self.packed:
-                tensor.copy_(compute())
-            self.versions = versions
+        model = self.model()
+        if model is None or self.versions == [getattr(t(), "_version", None) for t in self.watched]:
+            return
+        for tensor, compute, modules in self.packed:
+            tensor.copy_(compute(*(module() for module in modules)))
+        self.watch(model)
 
-    def _versions(self):
-        return [t._version for t in self.watched]
+
+def is_view(t: torch.Tensor, of: torch.Tensor) -> bool:
+    """Whether `t` lies in the memory of `of`."""
+    return t.untyped_storage().data_ptr() == of.untyped_storage().data_ptr()

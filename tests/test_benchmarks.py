@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import cases, contenders, kernels, models, plots, products, report
+from benchmarks import memory, cases, contenders, kernels, models, plots, products, report
 from benchmarks.__main__ import main as benchmarks
 from benchmarks.session import Session
 from course import commands, results, timing
@@ -260,3 +260,19 @@ def test_measures_models():
         ("course", "eager"), ("course", "graph"), ("torchvision", "eager"), ("torchvision", "graph"),
     ]  # fmt: skip
     assert all(row["median_ms"] > 0 and row["peak_mib"] > 20 for row in rows)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("dtype", ["fp16", "tf32"])
+@pytest.mark.parametrize("name", ["vit-b16", "resnet18"])
+@torch.inference_mode()
+def test_the_fast_path_takes_less_memory_than_eager_peers(name, dtype, batch):
+    family = contenders.FAMILIES[name]()
+    images = family.images(batch, dtype, DEVICE)
+    mib = {
+        provider: memory.taken(lambda: family.contender(provider, dtype, DEVICE), lambda it: it.call(images))[1]  # noqa: B023
+        for provider in ("course", *family.peers)
+    }
+    ours = mib.pop("course")
+    assert ours <= 0.9 * min(mib.values()), (ours, mib)
