@@ -3,12 +3,13 @@ from course.lab.access import draw_access
 from course.lab.bench import bench
 from course.lab.check import check
 from course.lab.hints import hint, solution
+from course.lab.interpret import interpreted
 from course.lab.models import draw_chain, gallery, measured, plot_errors
 from course.lab.source import show_source
 from course.lab.speed import copy_bandwidth, hardware
 from course.lab.trace import trace
 
 __all__ = [
-    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "gallery", "hardware", "hint", "measured",
-    "plot_errors", "show_source", "solution", "trace",
+    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "gallery", "hardware", "hint", "interpreted",
+    "measured", "plot_errors", "show_source", "solution", "trace",
 ]  # fmt: skip

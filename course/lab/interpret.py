@@ -4,6 +4,7 @@ Where kernels are compiled, `observed` interprets them for its duration: a launc
 another and the member functions of `tl.tensor` all lead to the interpreter, and everything is put back afterwards.
 """
 import contextlib
+import dataclasses
 import functools
 import threading
 import warnings
@@ -29,15 +30,17 @@ warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"triton\.runt
 
 
 class Access(NamedTuple):
-    """One load, store or atomic instruction of one program: of each lane its address, its mask, and
-    whether the address belongs to any tensor of the launch."""
+    """One load, store or atomic instruction of one program of one launch: of each lane its address, its mask,
+    whether the address belongs to any tensor of the launch, and of a store the value."""
 
     kind: str
+    launch: int
     program: tuple[int, int, int]
     addresses: np.ndarray
     mask: np.ndarray
     ours: np.ndarray
     itemsize: int
+    value: np.ndarray | None = None
 
 
 @contextlib.contextmanager
@@ -45,18 +48,20 @@ def observed(observe: Callable[[Access], None]) -> Iterator[None]:
     """Interprets every kernel launched inside, and calls `observe` with each of its memory accesses.
 
     Memory that belongs to none of a launch's tensors is neither read nor written, so that a wild
-    pointer is on record and does no harm.
+    pointer is on record and does no harm. Integers that overflow, and assertions of the kernel, raise.
     """
-    regions = []
+    regions, launches = [], 0
 
-    def see(kind, builder, pointers, mask):
+    def see(kind, builder, pointers, mask, value=None):
         addresses = np.asarray(pointers.data)
         mask = np.broadcast_to(np.asarray(mask.data, dtype=bool), addresses.shape)
         itemsize = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         ours = np.zeros(addresses.shape, dtype=bool)
         for first, end in regions:
             ours |= (addresses >= first) & (addresses <= end - itemsize)
-        observe(Access(kind, tuple(builder.grid_idx), addresses, mask, ours, itemsize))
+        if value is not None:
+            value = np.broadcast_to(np.asarray(value.data), addresses.shape)
+        observe(Access(kind, launches, tuple(builder.grid_idx), addresses, mask, ours, itemsize, value))
         return TensorHandle(mask & ours, tl.int1)
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
@@ -67,7 +72,7 @@ def observed(observe: Callable[[Access], None]) -> Iterator[None]:
         return load(self, pointers, see("load", self, pointers, mask), *rest, **options)
 
     def masked_store(self, pointers, value, mask, *rest, **options):
-        return store(self, pointers, value, see("store", self, pointers, mask), *rest, **options)
+        return store(self, pointers, value, see("store", self, pointers, mask, value), *rest, **options)
 
     def rmw(self, op, pointers, value, mask, *rest):
         return atomic_rmw(self, op, pointers, value, see("atomic", self, pointers, mask), *rest)
@@ -79,6 +84,8 @@ def observed(observe: Callable[[Access], None]) -> Iterator[None]:
         return atomic_cas(self, pointers, *rest)
 
     def launched_with(self, args, kwargs):
+        nonlocal launches
+        launches += 1
         args, kwargs = host_args(self, args, kwargs)
         regions[:] = [extent(t) for t in tensors_in([*args, *kwargs.values()])]
         return args, kwargs
@@ -92,11 +99,26 @@ def observed(observe: Callable[[Access], None]) -> Iterator[None]:
             (GridExecutor, "_init_args_hst", launched_with),
             (InterpretedFunction, "__call__", call),
             (interpreter, "_patch_lang_tensor", patch_tensor),
+            (interpreter.interpreter_builder, "options", checking_options()),
         ]:
             patches.enter_context(mock.patch.object(owner, name, new))
         if not INTERPRET:
             patches.enter_context(_jit_functions_interpreted())
         yield
+
+
+def interpreted() -> contextlib.AbstractContextManager[None]:
+    """Interprets every kernel launched inside, on any machine: `print` and `breakpoint()` work in it as in Python.
+
+    Slow, on copies of the tensors in the CPU's memory, which are copied back. Stray accesses do no harm; an integer
+    that overflows raises an error.
+    """
+    return observed(lambda access: None)
+
+
+def checking_options():
+    """The interpreter's own, which would let an int32 overflow and a failing tl.device_assert pass."""
+    return dataclasses.replace(interpreter.interpreter_builder.options, debug=True, sanitize_overflow=True)
 
 
 def extent(t: torch.Tensor) -> tuple[int, int]:
