@@ -37,6 +37,11 @@ def test_patterns(rows, spoil, words):
     assert words in said
 
 
+def test_what_a_causal_mask_should_hide(rows):
+    (said,) = meaning(evidence(rows, rows.tril()))
+    assert "a row sees columns that it must not" in said
+
+
 def test_nan_from_a_load_that_went_astray(rows):
     says = meaning(evidence(rows * float("nan"), rows, astray={"load": "Program 0 read 1 element past the end of x"}))
     assert "a load brought in memory that is not the tensor's" in says[1]

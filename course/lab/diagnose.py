@@ -23,7 +23,8 @@ def meaning(e: Evidence) -> list[str]:
     """The likeliest causes, by the first rules that fit."""
     found = [*outside(e)]
     if e.wrong.any():
-        found += next(filter(None, (rule(e) for rule in (missing, moved, strided, mistaken, by_row, other))), [])
+        rules = (missing, moved, strided, mistaken, by_row, triangular, other)
+        found += next(filter(None, (rule(e) for rule in rules)), [])
     return found
 
 
@@ -114,8 +115,8 @@ def mistaken(e):
                 "wrong stride or offset), or masked lanes without other= took part."]  # fmt: skip
     error = (e.got.double() - e.wanted.double()).abs()
     if (error < 1e-2 * e.wanted.double().abs().mean()).all():
-        return ["Nearly right: the arithmetic rounds too early. Convert what was loaded with .to(tl.float32), compute, "
-                "and let the store round once."]  # fmt: skip
+        return ["Nearly right: the arithmetic rounds too early (convert what was loaded with .to(tl.float32), compute, "
+                "and let the store round once), or an approximation stands in for the formula."]  # fmt: skip
     return []
 
 
@@ -132,6 +133,16 @@ def by_row(e):
         if not close(each, each.mean().expand_as(each)) and close(got, fitted):
             return [f"Each row is right but for a number of its own, which {way}. Does it come from this row, from "
                     "all of it, and do the masked lanes add nothing?"]  # fmt: skip
+    return []
+
+
+def triangular(e):
+    """Something where a causal mask wants 0."""
+    if e.got.ndim != 2 or min(e.got.shape) < 3 or not e.wanted.any():
+        return []
+    if e.got.triu(1).any() and not e.wanted.triu(1).any():
+        return ["Right of the diagonal there should be 0: a row sees columns that it must not. What is hidden from a "
+                "softmax has to be -inf before the maximum is taken."]  # fmt: skip
     return []
 
 
