@@ -223,9 +223,30 @@ class TestDrawAccess:
         a, b, c = vector(16), vector(12), torch.empty(16, 12, device=DEVICE)
         lab.draw_access(outer_kernel, (8, 2), a, b, c, 16, 12, BLOCK_M=2, BLOCK_N=8).savefig(os.devnull, format="png")
 
+    def test_masked_lanes_can_be_left_out(self):
+        launch = softmax_kernel, (3,), torch.randn(3, 5, device=DEVICE), torch.empty(3, 5, device=DEVICE), 5, 5
+        shown = {masked: lab.draw_access(*launch, masked=masked, BLOCK_N=8) for masked in (True, False)}
+        hatched = {
+            masked: sum(patch.get_hatch() is not None for axes in picture.axes for patch in axes.patches)
+            for masked, picture in shown.items()
+        }
+        assert hatched == {True: 2 * 3 * 3 + 1, False: 0} and repr(shown[True]) == repr(shown[False])
+
     def test_large_inputs_are_refused(self):
         with pytest.raises(ValueError, match="draw_access: expected at most 64 rows and columns to draw, got 1 x 128"):
             lab.draw_access(double_kernel, (2,), vector(128), vector(128), 128, BLOCK=64)
+
+
+class TestDrawTiles:
+    def test_strips_are_counted_once(self):
+        orders = {"one": [(1, 0)], "two rows": [(0, 0), (0, 1), (1, 0)]}
+        picture = lab.draw_tiles(orders, (2, 3), steps=2)
+        assert repr(picture) == "one: reads 1 row of a, 1 column of b; two rows: reads 2 rows of a, 2 columns of b"
+        assert picture._repr_mimebundle_()[0]["image/png"].startswith(b"\x89PNG")
+
+    def test_many_tiles_are_drawn_without_lines(self):
+        (axes,) = lab.draw_tiles({"all": [(i, 2 * i) for i in range(40)]}, (40, 80)).axes
+        assert not axes.collections and not [text for text in axes.texts if text.get_text().isdigit()]
 
 
 def my_add(x, y, out):

@@ -7,9 +7,10 @@ from course.lab.interpret import interpreted
 from course.lab.models import draw_chain, gallery, measured, plot_errors
 from course.lab.source import show_source
 from course.lab.speed import copy_bandwidth, hardware
+from course.lab.tiles import draw_tiles
 from course.lab.trace import trace
 
 __all__ = [
-    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "gallery", "hardware", "hint", "interpreted",
-    "measured", "plot_errors", "show_source", "solution", "trace",
+    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "draw_tiles", "gallery", "hardware", "hint",
+    "interpreted", "measured", "plot_errors", "show_source", "solution", "trace",
 ]  # fmt: skip
