@@ -19,6 +19,8 @@ from course import lab
 from course.exercises import find
 from course.kernels import _pointwise
 from course.kernels.add import add_op
+from course.lab.interpret import observed
+from course.lab.races import Races
 from course.lab.sandbox import Guarded, within
 from course.runtime import DEVICE
 from course.timing import Timing
@@ -254,6 +256,66 @@ def my_add(x, y, out):
     kernel[(triton.cdiv(out.numel(), 1024),)](x, y, out, out.numel(), x.stride(0), y.stride(0), BLOCK=1024)
 
 
+@triton.jit
+def part_of(x_ptr, n, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return tl.sum(tl.load(x_ptr + offs, mask=offs < n, other=0.0))
+
+
+@triton.jit
+def add_by_load_and_store(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    tl.store(out_ptr, tl.load(out_ptr) + part_of(x_ptr, n, BLOCK))
+
+
+@triton.jit
+def add_after_a_first_store(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    part = part_of(x_ptr, n, BLOCK)
+    if tl.program_id(0) == 0:
+        tl.store(out_ptr, part)
+    else:
+        tl.atomic_add(out_ptr, part)
+
+
+@triton.jit
+def store_last_of_all(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    total = 0.0
+    for start in range(0, (tl.program_id(0) + 1) * BLOCK, BLOCK):
+        offs = start + tl.arange(0, BLOCK)
+        total += tl.sum(tl.load(x_ptr + offs, mask=offs < n, other=0.0))
+    tl.store(out_ptr, total)
+
+
+@triton.jit
+def everybody_adds_up(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    offs = tl.arange(0, BLOCK)
+    tl.store(out_ptr, tl.sum(tl.load(x_ptr + offs, mask=offs < n, other=0.0)))
+
+
+@triton.jit
+def last_one_adds_up(x_ptr, parts_ptr, arrived_ptr, n, COUNTS: tl.constexpr, BLOCK: tl.constexpr):
+    arrived = tl.program_id(0)
+    tl.store(parts_ptr + arrived, part_of(x_ptr, n, BLOCK))
+    if COUNTS:
+        arrived = tl.atomic_add(arrived_ptr, 1)
+    if arrived == tl.num_programs(0) - 1:
+        total = tl.sum(tl.load(parts_ptr + tl.arange(0, 4)))
+        if COUNTS:
+            tl.store(parts_ptr, total)
+
+
+@triton.jit
+def add_in_place(x_ptr, out_ptr, n, stride, BLOCK: tl.constexpr):
+    offs = tl.arange(0, BLOCK)
+    total = tl.load(out_ptr + offs, mask=offs < n) + tl.load(x_ptr + offs * stride, mask=offs < n)
+    tl.store(out_ptr + offs, total, mask=offs < n)
+
+
+TOTAL = dataclasses.replace(
+    ADD, reference=lambda x: x.sum()[None],
+    cases={f"{n:,} elements": lambda randn, n=n: (randn(n),) for n in (1, 1000, 3000, 60_000)},
+)  # fmt: skip
+
+
 class TestCheck:
     def test_right(self):
         report = lab.check("vector_add.fill_in", my_add)
@@ -299,6 +361,44 @@ class TestCheck:
         first = report.first_failure
         assert "Program 0 wrote to 1 element past the end of out, which is of size 1000" in first.problem
         assert "!" in repr(first.picture) and "tl.store has no mask" in first.means[0]
+
+    def test_programs_that_meet_are_told(self):
+        """Each of these gives the right result in the interpreter, and may give any on a GPU."""
+        for kernel, told in [
+            (add_by_load_and_store, "Program 0 wrote out[0] and program 1 read it"),
+            (add_after_a_first_store, "Program 0 wrote out[0] and program 1 added to it"),
+            (store_last_of_all, "Programs 0 and 1 both wrote out[0]"),
+        ]:
+            report = lab.check(TOTAL, lambda x, out: kernel[(triton.cdiv(len(x), 1024),)](x, out.zero_(), len(x), 1024))
+            failure = report.first_failure
+            assert failure.name == "3,000 elements" and failure.problem.startswith(told), report
+            assert "tl.atomic_add" in failure.means[0]
+
+    def test_programs_that_add_atomically_or_store_the_same_are_right(self):
+        def add_atomically(x, out):
+            count_kernel[(2,)](x, out.zero_(), len(x), BLOCK=1024)
+
+        def all_store_the_same(x, out):
+            everybody_adds_up[(2,)](x, out, len(x), 1 << 17)
+
+        for function in (add_atomically, all_store_the_same):
+            assert lab.check(TOTAL, function).passed
+
+    @pytest.mark.parametrize("counts", [True, False])
+    def test_programs_that_may_wait_for_each_other_are_not_accused(self, counts):
+        parts = Guarded("parts", torch.zeros(4), "cpu", filled=True)
+        races = Races([parts])
+        with observed(races):
+            last_one_adds_up[(3,)](torch.ones(6), parts.tensor, torch.zeros(1, dtype=torch.int32), 6, counts, BLOCK=2)
+        assert parts.tensor.tolist() == [6.0 if counts else 2.0, 2.0, 2.0, 0.0]
+        assert races.found is None if counts else "Program 1 wrote parts[1] and program 2 read it" in races.found
+
+    def test_launches_follow_each_other(self):
+        def launch(x, y, out):
+            for operand in (x, y):
+                add_in_place[(1,)](operand, out.zero_() if operand is x else out, len(x), operand.stride(0), 1 << 17)
+
+        assert lab.check(ADD, launch).passed
 
     def test_hang(self):
         @triton.jit

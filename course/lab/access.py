@@ -14,16 +14,19 @@ MOST_COLOURS = 4  # in one cell; an element touched by more programs shows how m
 GAP, LABEL, LEGEND, FOOTER = 0.35, 0.36, 0.62, 0.55
 
 
-def draw_access(kernel, grid, *args, **constexprs) -> Picture:
+def draw_access(kernel, grid, *args, masked: bool = True, **constexprs) -> Picture:
     """Draws what `kernel[grid](*args, **constexprs)` reads and writes, for small inputs.
 
     One panel for each tensor and direction, a cell for each element in the colour of the program that touches it,
     stripes where several do. Masked lanes are hatched, lanes that reach outside of their tensor red. Below: the bytes
     moved, and how many would do. The launch is interpreted on copies, on any machine: nothing is compiled, and nothing
     written to the arguments. Raises ValueError for inputs too large to draw.
+
+    A masked lane stands where its neighbours would put it. Where they do not follow one after the other, as when a
+    block goes on in the next row of an image, `masked=False` leaves such lanes out.
     """
     record = trace(kernel, grid, *args, **constexprs)
-    panels = [Panel(record, title) for title in record.touches]
+    panels = [Panel(record, title, masked) for title in record.touches]
     for panel in panels:
         if max(panel.rows, panel.columns) > MOST_CELLS:
             raise ValueError(
@@ -44,7 +47,7 @@ def draw_access(kernel, grid, *args, **constexprs) -> Picture:
             panel.draw(figure.add_axes((x / WIDTH, (y - LABEL - h) / height, w / WIDTH, h / height)), cell)
             x += panel.width(cell)
         y -= line_height
-    draw_legend(figure, record)
+    draw_legend(figure, record, masked)
     figure.text(GAP / WIDTH, 0.2 / height, summary(record), color=INK, fontsize=10)
     return figure
 
@@ -76,7 +79,7 @@ def name(program: tuple[int, int, int], grid: tuple[int, ...]) -> str:
     return ",".join(str(i) for i in program[: len(grid)])
 
 
-def draw_legend(figure, record):
+def draw_legend(figure, record, masked):
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0, (height - LEGEND) / height, 1, LEGEND / height), xlim=(0, width), ylim=(0, LEGEND))
     axes.axis("off")
@@ -86,7 +89,7 @@ def draw_legend(figure, record):
     entries[0] = entries[0][0], f"program {entries[0][1]}"
     if len(shown) > len(COLOURS):
         entries[-1] = entries[-1][0], f"{entries[-1][1]} … {name(shown[-1][0], record.grid)}, colours repeat"
-    if record.lanes("masked"):
+    if masked and record.lanes("masked"):
         entries.append((MASKED, "masked lane"))
     if record.lanes("outside"):
         entries.append((OUTSIDE, "outside of the tensor"))
@@ -103,7 +106,7 @@ OUTSIDE = dict(facecolor="#d1495b", edgecolor=INK)
 class Panel:
     """One tensor, in one direction."""
 
-    def __init__(self, record: Trace, title: str):
+    def __init__(self, record: Trace, title: str, masked: bool):
         self.title, self.colours, self.grid = title, colours(record), record.grid
         self.size = record.tensors[title.rsplit(" ", 1)[0]]
         self.programs = defaultdict(list)  # cell: the programs that touch it
@@ -117,6 +120,8 @@ class Panel:
                     self.outside.add(cell)
                 elif touch.program not in self.programs[cell]:
                     self.programs[cell].append(touch.program)
+        if not masked:
+            self.masked.clear()
         cells = [(0, 0), (self.size[0] - 1, self.size[1] - 1), *self.masked, *self.outside]
         self.top, self.left = (min(cell[d] for cell in cells) for d in (0, 1))
         self.bottom, self.right = (max(cell[d] for cell in cells) for d in (0, 1))

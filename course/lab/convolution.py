@@ -1,0 +1,131 @@
+"""Pictures of a convolution as a matrix product: windows as rows of a matrix, and the order of a sum's terms."""
+from collections.abc import Sequence
+
+from matplotlib.patches import ConnectionPatch, Rectangle
+
+from course.lab.display import CARD, COLOURS, INK, Picture
+
+WIDTH = 9.0  # inches: what a notebook shows without scaling
+LINE = "#d0d0d4"
+PADDING = dict(facecolor="#dededf", edgecolor="#9a9aa2", hatch="////")
+TAPS = [*COLOURS, "#cfd3d8"]
+"""Colours of a filter's taps, from left to right and row by row; they repeat in filters of more than nine."""
+
+
+def draw_im2col(
+    size: tuple[int, int], kernel_size: tuple[int, int], *, stride: int = 1, padding: int = 0, filters: int = 3,
+    pixel: tuple[int, int] = (0, 0),
+) -> Picture:
+    """An image of one channel, the matrix of its windows, the filters as columns, and the result as their product.
+
+    `size` is (H, W), `kernel_size` (R, S). The window of the output pixel `pixel`, (p, q), is shown in colours, one a
+    tap: in the image, in its row of the matrix, and in the first filter. Elements bear their place in the image's
+    memory; the padding, which has none, is hatched.
+    """
+    (H, W), (R, S) = size, kernel_size
+    P, Q = (H + 2 * padding - R) // stride + 1, (W + 2 * padding - S) // stride + 1
+    row = pixel[0] * Q + pixel[1]
+    names = {
+        f"image, {H} × {W}": (H + 2 * padding, W + 2 * padding),
+        f"windows, {P * Q} × {R * S}": (P * Q, R * S),
+        f"filters, {R * S} × {filters}": (R * S, filters),
+        f"result, {P * Q} × {filters}": (P * Q, filters),
+    }
+    gap, top, under = 0.5, 0.62, 0.25
+    across = sum(columns for _, columns in names.values())
+    cell = min(0.3, (WIDTH - 0.7 - 3 * gap) / across)
+    height = top + cell * max(rows for rows, _ in names.values()) + under
+    figure = Picture(WIDTH, height, (
+        f"{'; '.join(names)}; filters of {R} × {S}, stride {stride}, padding {padding}. "
+        f"Row {row} of the windows belongs to output pixel {pixel}."
+    ))  # fmt: skip
+    panels, x = [], (WIDTH - cell * across - 3 * gap) / 2
+    for name, (rows, columns) in names.items():
+        place = x / WIDTH, 1 - (top + cell * rows) / height, cell * columns / WIDTH, cell * rows / height
+        panels.append(figure.add_axes(place, xlim=(0, columns), ylim=(rows, 0)))
+        panels[-1].axis("off")
+        panels[-1].text(columns / 2, -0.35, name, ha="center", va="bottom", fontsize=9, color=INK)
+        x += cell * columns + gap
+    image, windows, weights, result = panels
+    fontsize = min(8.0, 72 * 0.45 * cell)
+
+    def draw(panel, row, column, colour=None, pixel=None):
+        hit = pixel is None or 0 <= pixel[0] < H and 0 <= pixel[1] < W
+        style = dict(facecolor=CARD, edgecolor=LINE) if hit else dict(PADDING)
+        style |= {"facecolor": colour} if colour else {}
+        panel.add_patch(Rectangle((column, row), 1, 1, linewidth=0.7, clip_on=False, **style))
+        text = str(pixel[0] * W + pixel[1]) if pixel and hit else ""
+        panel.text(column + 0.5, row + 0.52, text, ha="center", va="center", fontsize=fontsize, color=INK)
+
+    def pixel_at(m, tap):
+        return m // Q * stride + tap // S - padding, m % Q * stride + tap % S - padding
+
+    colours = {pixel_at(row, tap): TAPS[tap % len(TAPS)] for tap in range(R * S)}
+    for h in range(-padding, H + padding):
+        for w in range(-padding, W + padding):
+            draw(image, h + padding, w + padding, colours.get((h, w)), (h, w))
+    for m in range(P * Q):
+        for tap in range(R * S):
+            draw(windows, m, tap, TAPS[tap % len(TAPS)] if m == row else None, pixel_at(m, tap))
+        for k in range(filters):
+            draw(result, m, k, COLOURS[0] if (m, k) == (row, 0) else None)
+    for tap in range(R * S):
+        for k in range(filters):
+            draw(weights, tap, k, None if k else TAPS[tap % len(TAPS)])
+    corner = pixel[1] * stride, pixel[0] * stride
+    outline(image, (padding, padding), W, H, 1.2)
+    outline(image, corner, S, R)
+    outline(windows, (0, row), R * S, 1)
+    outline(weights, (0, 0), 1, R * S)
+    outline(result, (0, row), 1, 1)
+    style = dict(arrowstyle="-|>", mutation_scale=10, color=INK, linewidth=1.1, shrinkB=1)
+    side = corner[0] + S, corner[1] + R / 2
+    figure.add_artist(ConnectionPatch(side, (0, row + 0.5), "data", axesA=image, axesB=windows, **style))
+    for left, right, sign in ((windows, weights, "×"), (weights, result, "=")):
+        x = (left.get_position().x1 + right.get_position().x0) / 2
+        y = 1 - (top + cell * R * S / 2) / height
+        figure.text(x, y, sign, ha="center", va="center", fontsize=15, color=INK)
+    return figure
+
+
+def outline(panel, corner, width, height, linewidth=1.8):
+    box = Rectangle(corner, width, height, fill=False, edgecolor=INK, linewidth=linewidth, clip_on=False)
+    panel.add_patch(box)
+
+
+def draw_terms(kernel_size: tuple[int, int], channels: int, block: int, order: Sequence[str] = "rsc") -> Picture:
+    """The terms of one output element's sum in a row, each with its r, s and c, in the colour of its tap.
+
+    `order` names the three from the outermost to the innermost. A bracket below marks each step of `block` terms.
+    """
+    (R, S), terms = kernel_size, kernel_size[0] * kernel_size[1] * channels
+    sizes = {"r": R, "s": S, "c": channels}
+    steps = -(-terms // block)
+    line, top, left = 0.3, 0.2, 0.75
+    cell, height = (WIDTH - 1.0) / terms, top + line * 4 + 0.55
+    figure = Picture(WIDTH, height, (
+        f"{terms} terms of a filter of {R} × {S} taps and {channels} channels in the order {', '.join(order)}, "
+        f"in {steps} steps of {block}"
+    ))  # fmt: skip
+    panel = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
+    panel.axis("off")
+    for i, name in enumerate(["term", *order]):
+        y = top + line * (i + 0.5)
+        panel.text(left - 0.12, y, name, ha="right", va="center", fontsize=9, color=INK, family="monospace")
+    for term in range(terms):
+        index, rest = {}, term
+        for name in reversed(order):
+            rest, index[name] = divmod(rest, sizes[name])
+        colour = TAPS[(index["r"] * S + index["s"]) % len(TAPS)]
+        for i, value in enumerate([term, *(index[name] for name in order)]):
+            x, y = left + term * cell, top + line * i
+            box = Rectangle((x, y), cell, line, facecolor=colour if i else CARD, edgecolor=LINE, linewidth=0.7)
+            panel.add_patch(box)
+            panel.text(x + cell / 2, y + line * 0.52, value, ha="center", va="center", fontsize=min(8.0, 45 * cell),
+                       color=INK)  # fmt: skip
+    y = top + 4 * line + 0.1
+    for step in range(steps):
+        start, end = left + step * block * cell + 0.03, left + min((step + 1) * block, terms) * cell - 0.03
+        panel.plot([start, start, end, end], [y, y + 0.08, y + 0.08, y], color=INK, linewidth=1.2)
+        panel.text((start + end) / 2, y + 0.14, f"step {step}", ha="center", va="top", fontsize=8.5, color=INK)
+    return figure
