@@ -4,6 +4,7 @@ from course.lab.bench import bench
 from course.lab.check import check
 from course.lab.hints import hint, solution
 from course.lab.interpret import interpreted
+from course.lab.lines import plot_lines
 from course.lab.models import draw_chain, gallery, measured, plot_errors
 from course.lab.source import show_source
 from course.lab.speed import copy_bandwidth, hardware
@@ -12,5 +13,5 @@ from course.lab.trace import trace
 
 __all__ = [
     "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "draw_tiles", "gallery", "hardware", "hint",
-    "interpreted", "measured", "plot_errors", "show_source", "solution", "trace",
+    "interpreted", "measured", "plot_errors", "plot_lines", "show_source", "solution", "trace",
 ]  # fmt: skip
