@@ -390,7 +390,7 @@ SPLIT = Exercise(
     ),
     explanation=prose("""
         A pair (maximum, sum) says all that softmax has to know of a piece of a row, and two pairs merge into one in any
-        order: that is what makes the loop of step 6 possible, and also this tree of programs. `x` is read twice,
+        order: that is what makes the loop of step 7 possible, and also this tree of programs. `x` is read twice,
         as in the loop; the pairs are a few kilobytes, which stay in the L2 cache. Attention over long sequences
         with few queries is cut up in the same way, with a third member beside maximum and sum (chapter 6).
     """),
