@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from course.lab.diagnose import Evidence, meaning
+from course.lab.diagnose import Evidence, across, meaning
+from course.lab.report import CaseResult
 
 INF = float("inf")
 
@@ -45,6 +46,25 @@ def test_what_a_causal_mask_should_hide(rows):
 def test_nan_from_a_load_that_went_astray(rows):
     says = meaning(evidence(rows * float("nan"), rows, astray={"load": "Program 0 read 1 element past the end of x"}))
     assert "a load brought in memory that is not the tensor's" in says[1]
+
+
+def test_nearly_right_in_float32_and_in_float16(rows):
+    said = []
+    for dtype in torch.float32, torch.float16:
+        e = evidence(rows + 3e-4, rows)
+        e.inputs["x"] = torch.ones(3, dtype=dtype)
+        said += meaning(e)
+    assert "a small term is missing" in said[0] and "rounds too early" in said[1]
+
+
+@pytest.mark.parametrize("failed, says", [
+    ({"3 × 5"}, 1), ({"3 × 5", "3 × 8, no padding"}, 0), ({"1 × 1"}, 0), ({"3 × 5", "1 × 1"}, 1), (set(), 0),
+])  # fmt: skip
+def test_what_only_padding_breaks(failed, says):
+    results = [CaseResult(name, "wrong" * (name in failed)) for name in ("3 × 5", "3 × 8, no padding", "1 × 1")]
+    assert len(across(results)) == says
+    results[0].astray = True
+    assert not across(results)
 
 
 def test_one_factor_for_all_rows_says_nothing_of_rows(rows):

@@ -9,7 +9,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from course.exercises import Exercise, find
-from course.lab.diagnose import Evidence, meaning
+from course.lab.diagnose import Evidence, across, meaning
 from course.lab.interpret import observed
 from course.lab.report import CaseResult, Report, picture
 from course.lab.sandbox import Guarded, Watch, within
@@ -52,6 +52,7 @@ def check(exercise: str | Exercise, function: Callable, *, seconds: float = 60.0
             break
     failures = [result for result in results if not result.passed]
     if failures:
+        failures[0].means += across(results)
         fail = "fails" if len(failures) == 1 else "fail"
         return Report(exercise.name, "failed", f"{len(failures)} of {len(exercise.cases)} cases {fail}", results)
     report = Report(exercise.name, "passed", f"all {len(results)} cases pass", results)
@@ -160,7 +161,7 @@ def compare(name, exact, inputs, out, astray, explain) -> CaseResult:
         facts.append(f"Memory around out was written, {evidence.trespassed[0]} elements from its start.")
     if not facts:
         return CaseResult(name)
-    result = CaseResult(name, " ".join(facts))
+    result = CaseResult(name, " ".join(facts), astray=bool(astray or evidence.trespassed))
     if explain:
         result.picture, result.means = picture(evidence), meaning(evidence)
     return result

@@ -115,6 +115,10 @@ def mistaken(e):
                 "wrong stride or offset), or masked lanes without other= took part."]  # fmt: skip
     error = (e.got.double() - e.wanted.double()).abs()
     if (error < 1e-2 * e.wanted.double().abs().mean()).all():
+        if all(x.dtype == torch.float32 for x in e.inputs.values()):
+            return ["Nearly right: a small term is missing or counted too often (an eps, one element in a mean), two "
+                    "large numbers are subtracted that differ only in their last digits, or an approximation stands in "
+                    "for the formula."]  # fmt: skip
         return ["Nearly right: the arithmetic rounds too early (convert what was loaded with .to(tl.float32), compute, "
                 "and let the store round once), or an approximation stands in for the formula."]  # fmt: skip
     return []
@@ -151,6 +155,14 @@ def other(e):
     if e.wrong.all():
         return ["Every element is wrong: look at the formula, and at which pointer each load reads."]
     return ["Some elements are right: where the wrong ones begin, and how often they come back, tells what is off."]
+
+
+def across(results) -> list[str]:
+    """What the cases say together, of which the first is padded."""
+    first, whole = results[0], [result for result in results if "no padding" in result.name]
+    if not first.passed and not first.astray and whole and all(result.passed for result in whole):
+        return ["What fills its block is right, and what does not is wrong: masked lanes take part in a sum or a count."]
+    return []
 
 
 def close(a, b):

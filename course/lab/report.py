@@ -52,13 +52,15 @@ class Map:
 
 @dataclasses.dataclass
 class CaseResult:
-    """How one case went; `problem` is empty where it passed, `fatal` where the others would tell nothing new."""
+    """How one case went; `problem` is empty where it passed, `fatal` where the others would tell nothing new,
+    `astray` where memory was touched that is not the case's own."""
 
     name: str
     problem: str = ""
     picture: Map | None = None
     means: list[str] = dataclasses.field(default_factory=list)
     fatal: bool = False
+    astray: bool = False
 
     @property
     def passed(self) -> bool:
