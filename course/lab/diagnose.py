@@ -161,7 +161,7 @@ def across(results) -> list[str]:
     """What the cases say together, of which the first is padded."""
     first, whole = results[0], [result for result in results if "no padding" in result.name]
     if not first.passed and not first.astray and whole and all(result.passed for result in whole):
-        return ["What fills its block is right, and what does not is wrong: masked lanes take part in a sum or a count."]
+        return ["What fills its block is right, what does not is wrong: masked lanes take part in a sum or a count."]
     return []
 
 
