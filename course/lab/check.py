@@ -76,9 +76,10 @@ def unsolved(function: Callable) -> str | None:
         except (OSError, TypeError, SyntaxError):
             continue  # no source to read: it will be run
         subscripts = {id(part) for n in ast.walk(tree) if isinstance(n, ast.Subscript) for part in ast.walk(n.slice)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and node.value is ... and id(node) not in subscripts:
-                return source.splitlines()[node.lineno - 1].partition("#")[0].strip()
+        gaps = [node.lineno for node in ast.walk(tree)
+                if isinstance(node, ast.Constant) and node.value is ... and id(node) not in subscripts]  # fmt: skip
+        if gaps:
+            return source.splitlines()[min(gaps) - 1].partition("#")[0].strip()
     return None
 
 
