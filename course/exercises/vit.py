@@ -69,7 +69,7 @@ EMBED = Exercise(
     cases={
         "2 images, 4 patches, width 8": embeddings(2, 4, 8),
         "1 element": embeddings(1, 1, 1),
-        "3 images, 16 patches, width 65": embeddings(3, 16, 65),
+        "3 images, 15 patches, width 65": embeddings(3, 15, 65),
         "1 patch": embeddings(5, 1, 24),
         "not contiguous: every second patch": lambda randn: (randn(2, 14, 40)[:, ::2], randn(40), randn(8, 40)),
         "contiguous tokens": lambda randn: (randn(2, 9, 64), randn(64), randn(10, 64)),
