@@ -72,6 +72,18 @@ def count_kernel(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def unsolved_double(x):
+    y = ...
+    return y
+
+
+@triton.jit
+def calls_an_unsolved_one(x_ptr, out_ptr, BLOCK: tl.constexpr):
+    offs = tl.arange(0, BLOCK)
+    tl.store(out_ptr + offs, unsolved_double(tl.load(x_ptr + offs)))
+
+
+@triton.jit
 def descriptor_kernel(x_desc, out_ptr, n, BLOCK: tl.constexpr):
     x = x_desc.load([tl.program_id(0) * BLOCK])
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -391,7 +403,7 @@ class TestCheck:
         with observed(races):
             last_one_adds_up[(3,)](torch.ones(6), parts.tensor, torch.zeros(1, dtype=torch.int32), 6, counts, BLOCK=2)
         assert parts.tensor.tolist() == [6.0 if counts else 2.0, 2.0, 2.0, 0.0]
-        assert races.found is None if counts else "Program 1 wrote parts[1] and program 2 read it" in races.found
+        assert races.found is None if counts else "Program 0 wrote parts[0] and program 2 read it" in races.found
 
     def test_launches_follow_each_other(self):
         def launch(x, y, out):
@@ -430,6 +442,24 @@ class TestCheck:
 
         report = lab.check(ADD, stub)
         assert (report.status, report.headline) == ("unsolved", "not solved yet: `grid = ...`")
+
+    def test_unsolved_in_what_a_kernel_calls(self):
+        def launch(x, y, out):
+            calls_an_unsolved_one[(1,)](x, out, BLOCK=16)
+
+        report = lab.check(ADD, launch)
+        assert (report.status, report.headline) == ("unsolved", "not solved yet: `y = ...`")
+
+    @pytest.mark.parametrize("function, words", [
+        (lambda a, b, out: torch.mm(a[:, :30], b[:30], out=out), "a part of each sum is missing or counted twice"),
+        (lambda a, b, out: torch.mm(a, b.flip(0), out=out), "nothing to do with the right ones"),
+        (lambda a, b, out: torch.mm(a, b, out=out).view(-1)[:610].neg_(), "Some elements are right"),
+    ], ids=["part of the sums", "other elements", "some rows"])  # fmt: skip
+    def test_wrong_sums(self, function, words):
+        product = dataclasses.replace(ADD, reference=lambda a, b: a @ b, cases={
+            "40 × 50 by 50 × 30": lambda randn: (randn(40, 50), randn(50, 30)),
+        })  # fmt: skip
+        assert words in repr(lab.check(product, function))
 
     def test_the_gpu_s_part(self, monkeypatch):
         """On a GPU a case runs twice, interpreted amid watched memory and then compiled, and is timed after that."""

@@ -2,7 +2,7 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from triton.runtime.interpreter import InterpretedFunction
@@ -66,12 +66,10 @@ def check(exercise: str | Exercise, function: Callable, *, seconds: float = 60.0
 
 
 def unsolved(function: Callable) -> str | None:
-    """The first line, in a function or in the kernels that it launches, where `...` still waits for code."""
-    code = getattr(function, "__code__", None)
-    names = [function.__globals__.get(name) for name in code.co_names] if code else []
-    for f in [*(n for n in names if isinstance(n, JITFunction | InterpretedFunction)), function]:
+    """The first line, in a function, the kernels that it launches or what those call, where `...` waits for code."""
+    for f in [*jit_functions(function), function]:
         try:
-            source = textwrap.dedent(inspect.getsource(getattr(f, "fn", f)))
+            source = textwrap.dedent(inspect.getsource(f))
             tree = ast.parse(source)
         except (OSError, TypeError, SyntaxError):
             continue  # no source to read: it will be run
@@ -81,6 +79,15 @@ def unsolved(function: Callable) -> str | None:
         if gaps:
             return source.splitlines()[min(gaps) - 1].partition("#")[0].strip()
     return None
+
+
+def jit_functions(function: Callable) -> Iterator[Callable]:
+    """The Python functions under triton.jit that `function` names and, before each, those that it names itself."""
+    code = getattr(function, "__code__", None)
+    for found in [function.__globals__.get(name) for name in code.co_names] if code else []:
+        if isinstance(found, JITFunction | InterpretedFunction) and found.fn is not function:
+            yield from jit_functions(found.fn)
+            yield found.fn
 
 
 def arguments(exercise: Exercise, inputs: Callable) -> tuple:

@@ -23,7 +23,7 @@ def meaning(e: Evidence) -> list[str]:
     """The likeliest causes, by the first rules that fit."""
     found = [*outside(e)]
     if e.wrong.any():
-        rules = (missing, moved, strided, mistaken, by_row, triangular, other)
+        rules = (missing, moved, strided, mistaken, by_row, triangular, summed, other)
         found += next(filter(None, (rule(e) for rule in rules)), [])
     if "race" in e.astray:
         found.append(
@@ -154,6 +154,20 @@ def triangular(e):
         return ["Right of the diagonal there should be 0: a row sees columns that it must not. What is hidden from a "
                 "softmax has to be -inf before the maximum is taken."]  # fmt: skip
     return []
+
+
+def summed(e):
+    """Sums, as of a matrix product or a convolution, whose results have another shape than the inputs."""
+    same = any(x.shape == e.got.shape for x in e.inputs.values())
+    if same or e.got.ndim < 2 or e.got.numel() < 1000 or e.wrong.double().mean() < 0.9:
+        return []
+    alike = torch.corrcoef(torch.stack([e.got.flatten(), e.wanted.flatten()]).double())[0, 1]
+    if alike > 0.1:
+        return ["Nearly all is wrong, but it resembles what is right: either a part of each sum is missing or counted "
+                "twice (does each turn of the loop add another block to what the turns before it left?), or what "
+                "is done with the sums afterwards is wrong."]  # fmt: skip
+    return ["The results have nothing to do with the right ones: look at which elements each load reads, and at the "
+            "strides of each operand."]  # fmt: skip
 
 
 def other(e):
