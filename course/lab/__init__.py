@@ -8,6 +8,7 @@ from course.lab.interpret import interpreted
 from course.lab.lines import plot_lines
 from course.lab.models import draw_chain, gallery, measured, plot_errors
 from course.lab.online import draw_online
+from course.lab.scores import draw_scores
 from course.lab.source import show_source
 from course.lab.speed import copy_bandwidth, hardware
 from course.lab.tiles import draw_tiles
@@ -15,7 +16,7 @@ from course.lab.trace import trace
 from course.lab.traffic import draw_traffic
 
 __all__ = [
-    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "draw_im2col", "draw_online", "draw_terms",
-    "draw_tiles", "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured", "plot_errors", "plot_lines",
-    "show_source", "solution", "trace",
+    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "draw_im2col", "draw_online", "draw_scores",
+    "draw_terms", "draw_tiles", "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured",
+    "plot_errors", "plot_lines", "show_source", "solution", "trace",
 ]  # fmt: skip
