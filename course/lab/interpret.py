@@ -27,6 +27,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 # the interpreter computes with NumPy, which warns of an infinity; a GPU warns of nothing
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"triton\.runtime\.interpreter")
+warnings.filterwarnings("ignore", "overflow encountered in reduce", RuntimeWarning, r"numpy\._core\.fromnumeric")
 
 
 class Access(NamedTuple):
