@@ -374,17 +374,21 @@ class TestCheck:
         assert "Program 0 wrote to 1 element past the end of out, which is of size 1000" in first.problem
         assert "!" in repr(first.picture) and "tl.store has no mask" in first.means[0]
 
-    def test_programs_that_meet_are_told(self):
+    @pytest.mark.parametrize("kernel, told", [
+        (add_by_load_and_store, "Program 0 wrote out[0] and program 1 read it"),
+        (add_after_a_first_store, "Program 0 wrote out[0] and program 1 added to it"),
+        (store_last_of_all, "Programs 0 and 1 both wrote out[0]"),
+    ])  # fmt: skip
+    def test_programs_that_meet_are_told(self, kernel, told):
         """Each of these gives the right result in the interpreter, and may give any on a GPU."""
-        for kernel, told in [
-            (add_by_load_and_store, "Program 0 wrote out[0] and program 1 read it"),
-            (add_after_a_first_store, "Program 0 wrote out[0] and program 1 added to it"),
-            (store_last_of_all, "Programs 0 and 1 both wrote out[0]"),
-        ]:
-            report = lab.check(TOTAL, lambda x, out: kernel[(triton.cdiv(len(x), 1024),)](x, out.zero_(), len(x), 1024))
-            failure = report.first_failure
-            assert failure.name == "3,000 elements" and failure.problem.startswith(told), report
-            assert "tl.atomic_add" in failure.means[0]
+
+        def launch(x, out):
+            kernel[(triton.cdiv(len(x), 1024),)](x, out.zero_(), len(x), BLOCK=1024)
+
+        report = lab.check(TOTAL, launch)
+        failure = report.first_failure
+        assert failure.name == "3,000 elements" and failure.problem.startswith(told), report
+        assert "tl.atomic_add" in failure.means[0]
 
     def test_programs_that_add_atomically_or_store_the_same_are_right(self):
         def add_atomically(x, out):

@@ -27,9 +27,9 @@ def meaning(e: Evidence) -> list[str]:
         found += next(filter(None, (rule(e) for rule in rules)), [])
     if "race" in e.astray:
         found.append(
-            "Programs run in any order and several at a time: what is in an element that one of them writes and another "
-            "needs is a matter of luck, though the interpreter's order may make it come out right. Let one program own "
-            "each element, or let all add to it with tl.atomic_add, after the launcher has set it to 0."
+            "Programs run in any order and several at a time: what is in an element that one of them writes and "
+            "another needs is a matter of luck, though the interpreter's order may make it come out right. Let one "
+            "program own each element, or let all add to it with tl.atomic_add, after the launcher has set it to 0."
         )
     return found
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from course.lab.interpret import Access
+from course.lab.races import Races
 
 GUARD = 1 << 14
 """Elements before and behind each tensor that nobody may touch."""
@@ -87,6 +88,12 @@ class Guarded:
         """Where the memory around the tensor was written, counted from the tensor's first element."""
         return [i - GUARD for i in ((self.bits != self.before) & ~self.owned).nonzero().flatten().tolist()]
 
+    def place(self, element: int) -> str:
+        """The name of the tensor's element that is `element` behind the buffer's first one: out[3, 0]."""
+        positions = torch.arange(self.buffer.numel()).as_strided(self.tensor.shape, self.tensor.stride(), GUARD)
+        index = (positions == element).nonzero()[0].tolist()
+        return f"{self.name}[{', '.join(str(i) for i in index)}]"
+
     def describe(self, offset: int) -> str:
         """In words, the memory `offset` elements from the first one."""
         size = " × ".join(str(n) for n in self.tensor.shape)
@@ -104,16 +111,20 @@ def elements(n: int) -> str:
 
 
 class Watch:
-    """The tensors of one run, and the first time that each kind of access went astray."""
+    """The tensors of one run, and the first time that each kind of access went astray, or that two programs met."""
 
     def __init__(self, guarded: list[Guarded]):
-        self.astray: dict[str, str] = {}  # "load" or "store": what happened
+        self.astray: dict[str, str] = {}  # "load", "store" or "race": what happened
+        self.races = Races(guarded)
         self.memory = []
         for g in guarded:
             first = g.buffer.data_ptr()
             self.memory.append((g, first, first + g.buffer.numel() * g.buffer.element_size(), g.owned.numpy()))
 
     def __call__(self, access: Access) -> None:
+        self.races(access)
+        if self.races.found and not self.astray:
+            self.astray["race"] = self.races.found
         kind = "load" if access.kind == "load" else "store"
         if kind in self.astray:
             return
