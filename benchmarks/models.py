@@ -1,6 +1,7 @@
 """Times whole models beside the libraries', call by call and as bare CUDA graphs, once their logits are right."""
 import functools
 import gc
+import math
 import sys
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -119,18 +120,12 @@ def enter(
 ) -> tuple[dict[str, Contender], dict[str, float]]:
     """(each provider with its weights on the GPU, the MiB it takes); in `errors`, why the others could not enter."""
     contenders, peaks = {}, {}
-    names = list(names)
-    # first the memory of each alone, so that none fits into another's segments; compiling twice would take too long
-    for name in [*(n for n in names if not is_compiled(n)), *names]:
+    for name in names:
+        make = functools.partial(family.contender, name, cell.dtype, images.device)
         try:
-            make = functools.partial(family.contender, name, cell.dtype, images.device)
-            if name in peaks:
-                contenders[name] = make()
-            else:
-                made, peaks[name] = memory.taken(make, lambda contender: contender.call(images))
-                if is_compiled(name):
-                    contenders[name] = made
-                del made
+            # what is compiled would have to be compiled twice
+            peaks[name] = math.nan if is_compiled(name) else memory.taken(make, lambda it: it.call(images))
+            contenders[name] = make()
         except Exception as error:  # not installed, out of memory: the others still run
             errors |= {(*cell, name, mode): said(error) for mode in ("eager", "graph")}
     return contenders, peaks

@@ -15,7 +15,7 @@ import triton.language as tl
 from course import runtime
 from course.kernels._pointwise import INTERPRETER_BLOCK, walk
 
-THREADS = 256
+THREADS = 128
 RUN = 64  # channels side by side in channels_last: a cache line of them in float16
 
 

@@ -18,7 +18,6 @@ from course.kernels._pointwise import walk
 from course.runtime import INTERPRET
 
 VECTOR_BYTES = 16  # the most that a thread loads at once
-THREAD_VECTORS = 8  # of them in a thread's registers, where there are rows enough for every thread
 FULL_SM = 1024  # threads that keep a multiprocessor busy
 MAX_WARPS = 16
 LONG_TILE = 1 << 13  # elements taken at a time of a row longer than one block: two float32 are kept for each
@@ -73,21 +72,24 @@ class Rows(NamedTuple):
     """whether BLOCK_N covers the row"""
 
 
-def find_rows(x: torch.Tensor, y: torch.Tensor, first: int, last: int, one_block: int) -> tuple[torch.Tensor, Rows]:
+def find_rows(
+    x: torch.Tensor, y: torch.Tensor, first: int, last: int, one_block: int, per_thread: int
+) -> tuple[torch.Tensor, Rows]:
     """The rows along dimensions first to last - 1 of `x`, not empty, and of the contiguous result `y`.
 
     Returns `x`, or a contiguous copy of it where three strides do not reach all of its elements. A program
-    takes at most `one_block` elements at once.
+    takes at most `one_block` elements at once, and a thread `per_thread` vectors of 16 bytes, where there are rows
+    enough for every thread.
     """
-    rows = _plan(tuple(x.shape), x.stride(), y.stride(), first, last, x.element_size(), one_block)
+    rows = _plan(tuple(x.shape), x.stride(), y.stride(), first, last, x.element_size(), one_block, per_thread)
     if rows is None:
         x = x.contiguous()
-        rows = _plan(tuple(x.shape), x.stride(), y.stride(), first, last, x.element_size(), one_block)
+        rows = _plan(tuple(x.shape), x.stride(), y.stride(), first, last, x.element_size(), one_block, per_thread)
     return x, rows
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(shape, x_strides, y_strides, first, last, itemsize, limit) -> Rows | None:
+def _plan(shape, x_strides, y_strides, first, last, itemsize, limit, per_thread) -> Rows | None:
     def loops(dims):
         sizes, *steps = walk(*(tuple(t[d] for d in dims) for t in (shape, y_strides, x_strides)))
         return list(zip(sizes, *steps))  # (size, stride of y, stride of x), outermost first
@@ -101,7 +103,7 @@ def _plan(shape, x_strides, y_strides, first, last, itemsize, limit) -> Rows | N
     power = triton.next_power_of_2
     vector = VECTOR_BYTES // itemsize
     share = power(math.prod(shape) // (FULL_SM * runtime.num_sms()))
-    warp = 32 * min(max(share, vector), THREAD_VECTORS * vector)  # elements in the registers of one warp
+    warp = 32 * min(max(share, vector), per_thread * vector)  # elements in the registers of one warp
     least = min(power(n_rows), RUN_BYTES // itemsize) if 1 in (x_steps[1], y_steps[1]) else 1
     limit = min(limit, TURN_BYTES // itemsize)
     one_block = least * power(n_cols) <= limit

@@ -8,7 +8,8 @@ from torch._prims_common import suggest_memory_format
 
 from course import runtime
 
-TILE = 4096  # elements of one program
+THREADS = 256
+VECTOR_BYTES = 16  # what each of them loads at once, and all that it has to load: more only takes registers
 INTERPRETER_TILE = 1 << 16  # the interpreter's time goes with the number of programs
 
 
@@ -99,24 +100,27 @@ def output_blocks(y: torch.Tensor) -> tuple[tuple[int], dict[str, int]]:
     """
     n, c, h, w = y.shape
     # small outputs are cut finer, so that every multiprocessor gets some
-    tile = min(max(triton.next_power_of_2(y.numel() // (4 * runtime.num_sms())), 512), TILE)
+    vector = VECTOR_BYTES // y.element_size()
+    tile = min(max(triton.next_power_of_2(y.numel() // (4 * runtime.num_sms())), 512), THREADS * vector)
     if channels_innermost(y):
         run = min(triton.next_power_of_2(c), cache_line(y))
-        blocks = block_sizes(tile, BLOCK_C=run, BLOCK_H=min(h, math.isqrt(tile // run)), BLOCK_W=w)
+        side = triton.next_power_of_2(math.isqrt(tile // run) + 1) // 2  # rounded down
+        blocks = block_sizes(tile, vector, BLOCK_C=run, BLOCK_H=min(h, side), BLOCK_W=w)
     else:
         # some channels: they share their pixels' index arithmetic and masks
-        blocks = block_sizes(tile, BLOCK_W=min(w, 64), BLOCK_C=min(c, 16), BLOCK_H=h)
+        blocks = block_sizes(tile, vector, BLOCK_W=min(w, 64), BLOCK_C=min(c, 16), BLOCK_H=h)
     h_tiles, w_tiles = triton.cdiv(h, blocks["BLOCK_H"]), triton.cdiv(w, blocks["BLOCK_W"])
     return (n * h_tiles * w_tiles * triton.cdiv(c, blocks["BLOCK_C"]),), blocks
 
 
-def block_sizes(tile: int, **sizes: int) -> dict[str, int]:
-    """Powers of two whose product is at most `tile`: one after the other takes what its size can use. And the warps."""
+def block_sizes(tile: int, per_thread: int, **sizes: int) -> dict[str, int]:
+    """Powers of two whose product is at most `tile`: one after the other takes what its size can use. And the warps,
+    such that each thread has `per_thread` elements."""
     blocks, rest = {}, INTERPRETER_TILE if runtime.INTERPRET else tile
     for name, size in sizes.items():
         blocks[name] = min(triton.next_power_of_2(size), rest)
         rest //= blocks[name]
-    return {**blocks, "num_warps": min(max(math.prod(blocks.values()) // 512, 1), 8)}
+    return {**blocks, "num_warps": min(max(math.prod(blocks.values()) // (32 * per_thread), 1), 8)}
 
 
 def channels_innermost(images: torch.Tensor) -> bool:

@@ -18,11 +18,13 @@ import triton.language as tl
 from course import runtime
 from course.kernels._checks import check_tensors
 from course.kernels._window import (
-    TILE, block_sizes, cache_line, channels_innermost, check_pool, empty_images, output_blocks, output_tile, pair,
+    block_sizes, cache_line, channels_innermost, check_pool, empty_images, output_blocks, output_tile, pair,
     pooled_size, tile_index, tile_pointers,
 )  # fmt: skip
 from course.runtime import custom_op
 
+TILE = 4096  # elements of windows that a program reads at a time
+PART = 64  # elements, at least, of the parts that a long row is cut into
 SHORT = 32  # elements of a window that one thread adds up
 
 
@@ -181,9 +183,8 @@ def _mean_of_images(x, y):
     n, c, h, w = x.shape
     x = x.view(n, c, 1, h * w)
     one, row = Windows(1, 1, 1), Windows(h * w, 1, h * w)
-    blocks = _window_blocks(x, one, row)
-    programs = n * triton.cdiv(c, blocks["BLOCK_C"])
-    parts = min(4 * runtime.num_sms() // programs, triton.cdiv(h * w, blocks["BLOCK_W"]))
+    programs = n * triton.cdiv(c, cache_line(x) if channels_innermost(x) else c)
+    parts = min(4 * runtime.num_sms() // programs, triton.cdiv(h * w, PART))
     if parts <= 1:
         return _mean_of_windows(x, y, one, row)
     part = triton.cdiv(triton.cdiv(h * w, parts), 16) * 16  # whole vectors
@@ -194,13 +195,19 @@ def _mean_of_images(x, y):
 
 
 def _mean_of_windows(x, y, rows, cols, divisor=None):
-    blocks = _window_blocks(x, rows, cols)
     n, c, h, w = y.shape
+    blocks = _window_blocks(x, n * h * w, rows, cols)
     grid = (n * h * w * triton.cdiv(c, blocks["BLOCK_C"]),)
     window_mean_kernel[grid](x, y, divisor, *x.shape[1:], h, w, x.stride(), y.stride(), *rows, *cols, **blocks)
 
 
-def _window_blocks(x, rows, cols):
-    if channels_innermost(x):
-        return block_sizes(TILE, BLOCK_C=min(x.shape[1], cache_line(x)), BLOCK_W=cols.length, BLOCK_H=rows.length)
-    return block_sizes(TILE, BLOCK_W=cols.length, BLOCK_H=rows.length, BLOCK_C=x.shape[1])
+def _window_blocks(x, n_windows, rows, cols):
+    """Threads that share a window have to add up their sums in the end. So where channels are innermost and the windows
+    are many, a warp's threads lie along the channels, and each adds up whole windows on its own."""
+    channels = x.shape[1]
+    if not channels_innermost(x):
+        return block_sizes(TILE, 16, BLOCK_W=cols.length, BLOCK_H=rows.length, BLOCK_C=channels)
+    if runtime.INTERPRET or n_windows * channels < 16 * runtime.num_sms() * cache_line(x):
+        return block_sizes(TILE, 64, BLOCK_C=min(channels, cache_line(x)), BLOCK_W=cols.length, BLOCK_H=rows.length)
+    run = 4 * cache_line(x)  # 16 bytes a thread
+    return block_sizes(16 * run, 16 * run // 32, BLOCK_C=min(channels, run), BLOCK_W=cols.length, BLOCK_H=rows.length)

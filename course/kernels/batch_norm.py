@@ -132,7 +132,7 @@ def _empty_output(x):
 
 
 def _normalise(x, y, mean, var, weight, bias, eps):
-    tiles = find_tiles(y, x, per_thread=32)  # enough to be worth loading the parameters
+    tiles = find_tiles(y, x, per_thread=16)  # enough to be worth loading the parameters
     y_strides, x_strides = tiles.strides
     mean, var, weight, bias = (t if t is None else t.contiguous() for t in (mean, var, weight, bias))
     batch_norm_kernel[(tiles.n_positions * tiles.n_channels,)](

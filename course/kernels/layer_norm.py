@@ -125,7 +125,8 @@ def _layer_norm(
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.numel() == 0:
         return y
-    x, rows = find_rows(x, y, x.ndim - len(normalized_shape), x.ndim, ONE_BLOCK)
+    # more a thread than softmax's: rows of one thread share what it loads of weight and bias
+    x, rows = find_rows(x, y, x.ndim - len(normalized_shape), x.ndim, ONE_BLOCK, per_thread=8)
     kernel = layer_norm_kernel if rows.one_block else long_layer_norm_kernel
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
     kernel[rows.grid](

@@ -87,7 +87,7 @@ def _softmax(x: torch.Tensor, dim: int) -> torch.Tensor:
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.numel() == 0:
         return y
-    x, rows = find_rows(x, y, dim, dim + 1, ONE_BLOCK)
+    x, rows = find_rows(x, y, dim, dim + 1, ONE_BLOCK, per_thread=4)
     kernel = softmax_kernel if rows.one_block else long_softmax_kernel
     kernel[rows.grid](x, y, *rows.sizes, rows.x_strides, rows.y_strides, **rows.tile)
     return y

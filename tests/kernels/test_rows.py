@@ -36,7 +36,7 @@ def test_every_run_begins_at_a_multiple_of_its_alignment(device):
         for x in (wide, tall.T, wide[:, 1:], tall[:, 1:].T):
             y = torch.empty_like(x, memory_format=torch.contiguous_format)
             for dim in (0, 1):
-                _, rows = _rows.find_rows(x, y, dim, dim + 1, 1 << 15)
+                _, rows = _rows.find_rows(x, y, dim, dim + 1, 1 << 15, per_thread=8)
                 for side, name, size in ((1, "M", rows.sizes[0]), (2, "N", rows.sizes[1])):
                     align = rows.tile[f"ALIGN_{name}"]
                     assert size % align == 0 and rows.tile[f"BLOCK_{name}"] % align == 0
