@@ -565,6 +565,9 @@ class TestShowSource:
         assert "[course/kernels/add.py](../course/kernels/add.py)" in shown
         assert lab.show_source("add.add_op")._repr_markdown_() == repr(lab.show_source(add_op))
 
+    def test_a_function_behind_a_cache(self):
+        assert "def attention_configs(" in repr(lab.show_source("_attention_configs.attention_configs"))
+
     def test_a_function_from_elsewhere(self):
         assert "`textwrap.py`" in repr(lab.show_source(__import__("textwrap").dedent))
 

@@ -15,6 +15,7 @@ def show_source(*things) -> Markdown:
         thing = named(thing) if isinstance(thing, str) else thing
         while hasattr(thing, "fn"):  # a kernel: triton.jit keeps the Python function there
             thing = thing.fn
+        thing = inspect.unwrap(thing)  # a function behind a cache
         file = Path(inspect.getsourcefile(thing)).resolve()
         where = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file.name
         link = f"[{where}](../{where})" if file.is_relative_to(ROOT) else f"`{where}`"
