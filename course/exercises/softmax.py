@@ -231,8 +231,8 @@ def cross_entropy_kernel(x_ptr, label_ptr, out_ptr, n_cols, stride_xm, stride_xn
     m = -float("inf")
     s = 0.0
     for start in range(0, n_cols, BLOCK_N):
-        #> ...  # load a block of the row, and bring m and s up to date
         cols = start + tl.arange(0, BLOCK_N)
+        #> ...  # load this block of the row, and bring m and s up to date
         x = tl.load(x_ptr + row * stride_xm + cols * stride_xn, mask=cols < n_cols, other=-float("inf"))
         x = x.to(tl.float32)
         new_m = tl.maximum(m, tl.max(x, axis=0))
