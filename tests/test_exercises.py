@@ -1,4 +1,4 @@
-"""Every exercise: the stub is unsolved, the solution passes, the plausible mistakes are found and explained."""
+"""Every exercise: the stub is unsolved, or fails as it should; the solution passes, plausible mistakes are explained."""
 import difflib
 import importlib
 import inspect
@@ -28,7 +28,10 @@ def with_gradients_as_in_a_notebook():
 @each_exercise
 def test_stub_is_unsolved(exercise):
     report = lab.check(exercise, exercise.build(exercise.stub))
-    assert report.status == "unsolved", report
+    if exercise.symptom:
+        assert report.status == "failed" and exercise.symptom in repr(report), report
+    else:
+        assert report.status == "unsolved", report
 
 
 @each_exercise
@@ -51,7 +54,8 @@ def test_solution_and_stub_differ_in_what_the_learner_writes(exercise):
     assert changes
     for _, start, end, written_from, written_to in changes:
         gap, written = stub[start:end], answer[written_from:written_to]
-        assert gap and written and all("..." in line for line in gap), (gap, written)
+        assert gap and written and (exercise.symptom or all("..." in line for line in gap)), (gap, written)
+    assert bool(exercise.symptom) == ("..." not in exercise.stub)
     assert "#>" not in exercise.stub + exercise.answer and "#<" not in exercise.stub + exercise.answer
 
 

@@ -42,6 +42,9 @@ class Exercise:
     takes the same arguments as `reference` and counts their operations, a multiplication and an addition as two, such
     as `lambda a, b: 2 * a.shape[0] * a.shape[1] * b.shape[1]`. The heavy inputs are then judged in TFLOP/s, beside what
     a large matrix product in the dtype of the first tensor reaches; without it, in GB/s, beside a copy.
+
+    `symptom` is for a kernel to repair: what the learner starts from then has no gap and runs, but is wrong, and the
+    report on it holds these words.
     """
 
     name: str
@@ -54,12 +57,12 @@ class Exercise:
     explanation: str
     wrong: Mapping[str, Wrong]
     operations: Callable[..., int] | None = None
+    symptom: str = ""
 
     @property
     def source(self) -> str:
         """The solution with its markers."""
-        functions = (getattr(f, "fn", f) for f in self.solution)
-        return "\n\n".join(inspect.getsource(f) for f in functions)
+        return "\n\n".join(inspect.getsource(python_function(f)) for f in self.solution)
 
     @property
     def stub(self) -> str:
@@ -89,6 +92,13 @@ class Exercise:
         namespace = {**checked.__globals__, "__name__": f"course.exercises.{self.name}"}
         exec(compile(source, filename, "exec"), namespace)
         return namespace[checked.__name__]
+
+
+def python_function(f: Callable) -> Callable:
+    """What stands under triton.jit, and under triton.autotune."""
+    while hasattr(f, "fn"):
+        f = f.fn
+    return f
 
 
 def stub_lines(lines):
