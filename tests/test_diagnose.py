@@ -69,3 +69,18 @@ def test_what_only_padding_breaks(failed, says):
 
 def test_one_factor_for_all_rows_says_nothing_of_rows(rows):
     assert not any("of its own" in said for said in meaning(evidence(rows * 3, rows)))
+
+
+@pytest.mark.parametrize("right, words", [
+    (lambda y: y[:1], "Only the first image is right"),
+    (lambda y: y[:, :1], "Only the first channel is right"),
+    (lambda y: y[:, :, :1], "Only the first row is right"),
+    (lambda y: y[..., :1], "Only the first column is right"),
+    (lambda y: y[..., 1:-1, 1:-1], "Only the edges of the images are wrong"),
+])  # fmt: skip
+def test_images(right, words):
+    wanted = torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(wanted.shape, generator=torch.Generator().manual_seed(1))
+    right(noise).zero_()
+    (said,) = meaning(evidence(wanted + noise, wanted))
+    assert words in said

@@ -23,7 +23,7 @@ def meaning(e: Evidence) -> list[str]:
     """The likeliest causes, by the first rules that fit."""
     found = [*outside(e)]
     if e.wrong.any():
-        rules = (missing, moved, strided, mistaken, by_row, triangular, summed, other)
+        rules = (missing, moved, strided, mistaken, by_row, triangular, in_images, summed, other)
         found += next(filter(None, (rule(e) for rule in rules)), [])
     if "race" in e.astray:
         found.append(
@@ -55,7 +55,8 @@ def missing(e):
     if not gone.any():
         return []
     if gone.all():
-        return ["Nothing was written: is the kernel launched, with at least one program, and does it store into out?"]
+        return ["Nothing was written: is the kernel launched, with at least one program, and does it store into out? If "
+                "it adds to out, which is full of NaN at first: has it been set to 0 before?"]  # fmt: skip
     written = int((~gone).sum())
     if not gone[:written].any():  # all that is written comes before all that is not
         if gone.numel() - written == 1:
@@ -153,6 +154,21 @@ def triangular(e):
     if e.got.triu(1).any() and not e.wanted.triu(1).any():
         return ["Right of the diagonal there should be 0: a row sees columns that it must not. What is hidden from a "
                 "softmax has to be -inf before the maximum is taken."]  # fmt: skip
+    return []
+
+
+def in_images(e):
+    """Images, (N, K, P, Q), of which the first of something is right, or all but the edges."""
+    if e.wrong.ndim != 4 or e.wrong.all():
+        return []
+    for dim, what in enumerate(("image", "channel", "row", "column")):
+        by_index = e.wrong.movedim(dim, 0).flatten(1).any(1)
+        if len(by_index) > 1 and not by_index[0] and by_index[1:].all():
+            return [f"Only the first {what} is right: an offset does not move on with the {what} as it should. Look at "
+                    f"what is multiplied by its number, in every load and in the store."]  # fmt: skip
+    if min(e.wrong.shape[2:]) > 2 and not e.wrong[..., 1:-1, 1:-1].any():
+        return ["Only the edges of the images are wrong: what lies in the padding has to be masked, row by row and "
+                "column by column, and to count as 0."]  # fmt: skip
     return []
 
 
