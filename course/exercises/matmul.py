@@ -176,7 +176,8 @@ GRAM = Exercise(
             {"x.stride(1), x.stride(0), *out": "x.stride(0), x.stride(1), *out"}, "nothing to do with the right ones"
         ),
         "the wrong operand is transposed": Wrong(
-            {"x.stride(0), x.stride(1), x.stride(1), x.stride(0)": "*x.stride()[::-1], *x.stride()"}, "not the right element"
+            {"x.stride(0), x.stride(1), x.stride(1), x.stride(0)": "*x.stride()[::-1], *x.stride()"},
+            "not the right element",
         ),
         "as many columns as x": Wrong({"M, M, K, x": "M, K, K, x"}, "Whole columns are missing"),
         "the grid of x": Wrong(
