@@ -365,6 +365,23 @@ class TestCheck:
             assert word in said
         assert report._repr_html_()
 
+    def test_integers_are_right_or_wrong(self, monkeypatch):
+        def which(x, y):
+            return torch.where(x > y, 1000, 7)
+
+        def nearly(x, y, out):
+            out.copy_(which(x, y))[0] += 1
+
+        exercise = dataclasses.replace(ADD, reference=which)
+        assert lab.check(exercise, lambda x, y, out: out.copy_(which(x, y))).passed
+        report = lab.check(exercise, nearly)
+        assert "1 of 1000 elements is wrong. The first: out[0], expected 1000, got 1001" in repr(report)
+        module = sys.modules["course.lab.speed"]
+        monkeypatch.setattr(module, "time_in_turn", lambda calls, cold: pytest.fail("timed"))
+        large = dataclasses.replace(exercise, heavy=lambda randn: (torch.arange(-9.0, 9), torch.zeros(18)))
+        with pytest.raises(AssertionError, match="Tensor-likes are not"):
+            module.speed(large, lambda x, y, out: out.copy_(which(y, x)))
+
     def test_memory_around_the_output_is_watched(self):
         def launch(x, y, out):
             unmasked_kernel[(triton.cdiv(out.numel(), 1024),)](x, out, BLOCK=1024)

@@ -147,7 +147,8 @@ def run_case(exercise: Exercise, name: str, function: Callable, seconds: float, 
 def compare(name, exact, inputs, out, astray, explain) -> CaseResult:
     got, unwritten = out.tensor.cpu(), out.unwritten
     wanted = exact.to(got.dtype)
-    bound = RELATIVE[got.dtype] * (exact.abs() + exact.abs().mean())
+    size = exact.double().abs()
+    bound = RELATIVE.get(got.dtype, 0.0) * (size + size.mean())  # an integer is right or wrong
     right = ((got.double() - exact).abs() <= bound) | (got == wanted) | (got.isnan() & wanted.isnan())
     wrong = ~right | unwritten
     evidence = Evidence(
