@@ -365,6 +365,14 @@ class TestCheck:
             assert word in said
         assert report._repr_html_()
 
+    def test_an_infinity_leaves_the_others_their_tolerance(self):
+        def infinite(randn):
+            return torch.tensor([float("inf"), 1.0, float("nan")]), torch.ones(3)
+
+        exercise = dataclasses.replace(ADD, cases={"3 elements": infinite})
+        assert lab.check(exercise, lambda x, y, out: out.copy_((x + y) * (1 + 2e-6))).passed
+        assert not lab.check(exercise, lambda x, y, out: out.copy_((x + y) * (1 + 1e-4))).passed
+
     def test_integers_are_right_or_wrong(self, monkeypatch):
         def which(x, y):
             return torch.where(x > y, 1000, 7)

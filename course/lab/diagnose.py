@@ -168,7 +168,7 @@ def in_images(e):
                     f"what is multiplied by its number, in every load and in the store."]  # fmt: skip
     if min(e.wrong.shape[2:]) > 2 and not e.wrong[..., 1:-1, 1:-1].any():
         return ["Only the edges of the images are wrong: what lies in the padding has to be masked, row by row and "
-                "column by column, and to count as 0."]  # fmt: skip
+                "column by column, and to count as what changes nothing: 0 in a sum, -inf in a maximum."]  # fmt: skip
     return []
 
 
