@@ -55,8 +55,8 @@ def missing(e):
     if not gone.any():
         return []
     if gone.all():
-        return ["Nothing was written: is the kernel launched, with at least one program, and does it store into out? If "
-                "it adds to out, which is full of NaN at first: has it been set to 0 before?"]  # fmt: skip
+        return ["Nothing was written: is the kernel launched, with at least one program, and does it store into out? "
+                "If it adds to out, which is full of NaN at first: has it been set to 0 before?"]  # fmt: skip
     written = int((~gone).sum())
     if not gone[:written].any():  # all that is written comes before all that is not
         if gone.numel() - written == 1:
