@@ -263,6 +263,20 @@ class TestDrawTiles:
         assert not axes.collections and not [text for text in axes.texts if text.get_text().isdigit()]
 
 
+class TestDrawErrors:
+    def test_counts_what_it_draws(self):
+        wanted = torch.tensor([[1.0, 2.0, float("inf")], [3.0, 4.0, float("nan")]])
+        got = wanted.clone()
+        got[0, 1], got[1, 0] = 7, float("nan")
+        picture = lab.draw_errors({"a": (got, wanted), "all": (wanted[0], wanted[0])})
+        assert repr(picture) == "a: 4 right, 1 wrong, 1 never written; all: 3 right"
+        picture.savefig(os.devnull, format="png")
+
+    def test_shapes_are_compared(self):
+        with pytest.raises(ValueError, match=r"draw_errors: expected shape \(2,\), got \(3,\)"):
+            lab.draw_errors({"a": (torch.ones(3), torch.ones(2))})
+
+
 def my_add(x, y, out):
     kernel = sys.modules["course.exercises.vector_add"].my_add_kernel
     kernel[(triton.cdiv(out.numel(), 1024),)](x, y, out, out.numel(), x.stride(0), y.stride(0), BLOCK=1024)

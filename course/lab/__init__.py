@@ -3,6 +3,7 @@ from course.lab.access import draw_access
 from course.lab.bench import bench
 from course.lab.check import check
 from course.lab.convolution import draw_im2col, draw_terms
+from course.lab.errors import draw_errors
 from course.lab.gpu import draw_gpu
 from course.lab.hints import hint, solution
 from course.lab.interpret import interpreted
@@ -17,7 +18,7 @@ from course.lab.trace import trace
 from course.lab.traffic import draw_traffic
 
 __all__ = [
-    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "draw_gpu", "draw_im2col", "draw_online",
-    "draw_scores", "draw_terms", "draw_tiles", "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured",
-    "plot_errors", "plot_lines", "show_source", "solution", "trace",
+    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "draw_errors", "draw_gpu", "draw_im2col",
+    "draw_online", "draw_scores", "draw_terms", "draw_tiles", "draw_traffic", "gallery", "hardware", "hint",
+    "interpreted", "measured", "plot_errors", "plot_lines", "show_source", "solution", "trace",
 ]  # fmt: skip
