@@ -31,6 +31,7 @@ HEADINGS = [
 ]  # fmt: skip
 
 FIGURES = {  # sentences with measured figures in them, and where those come from
+    "00_start_here": ["An H200 has {multiprocessors} multiprocessors"],
     "01_vector_add": [
         "an H200 has {multiprocessors} of them. This kernel leaves {multiprocessors_less_one} idle",
         "the GPU could do {operations_per_byte:.0f} for each single one",
