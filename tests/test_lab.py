@@ -19,6 +19,7 @@ from course import lab
 from course.exercises import find
 from course.kernels import _pointwise
 from course.kernels.add import add_op
+from course.lab import stored
 from course.lab.interpret import observed
 from course.lab.races import Races
 from course.lab.sandbox import Guarded, within
@@ -622,15 +623,15 @@ STORED = {
 class TestBench:
     @pytest.fixture(autouse=True)
     def results(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(sys.modules["course.lab.bench"], "RESULTS", tmp_path)
+        monkeypatch.setattr(stored, "RESULTS", tmp_path)
         (tmp_path / "nvidia-x" / "notebooks").mkdir(parents=True)
         return tmp_path
 
     @pytest.mark.parametrize("sizes", [(1024, 2048), (1024,)])
     def test_without_a_gpu_the_stored_result_is_shown(self, results, monkeypatch, sizes):
-        monkeypatch.setattr(sys.modules["course.lab.bench"], "INTERPRET", True)
-        stored = {**STORED, "rows": [row for row in STORED["rows"] if row["size"] in sizes]}
-        (results / "nvidia-x" / "notebooks" / "two.json").write_text(json.dumps(stored))
+        monkeypatch.setattr(stored, "INTERPRET", True)
+        result = {**STORED, "rows": [row for row in STORED["rows"] if row["size"] in sizes]}
+        (results / "nvidia-x" / "notebooks" / "two.json").write_text(json.dumps(result))
         shown = lab.bench("two", {"ours": None}, None, [])
         assert "this is the stored result of the NVIDIA X, driver 1, torch 2, triton 3; commit abc, 2026" in shown.alt
         assert "ours, 1,024 elements: 1.0000 ms, 500 GB/s" in shown.alt and "Copying: 1,000 GB/s." in shown.alt
@@ -638,10 +639,10 @@ class TestBench:
 
     @pytest.mark.parametrize("sizes", [(1024, 2048), (1024,)])
     def test_operations_are_shown_instead_of_bytes(self, results, monkeypatch, sizes):
-        monkeypatch.setattr(sys.modules["course.lab.bench"], "INTERPRET", True)
+        monkeypatch.setattr(stored, "INTERPRET", True)
         rows = [{**row, "tflops": 7.0} for row in STORED["rows"] if row["size"] in sizes]
-        stored = {**STORED, "matmul_tflops": 5.0, "rows": rows}
-        (results / "nvidia-x" / "notebooks" / "two.json").write_text(json.dumps(stored))
+        result = {**STORED, "matmul_tflops": 5.0, "rows": rows}
+        (results / "nvidia-x" / "notebooks" / "two.json").write_text(json.dumps(result))
         shown = lab.bench("two", {"ours": None}, None, [])
         assert "ours, 1,024 elements: 1.0000 ms, 7 TFLOP/s" in shown.alt
         assert "A large matrix product: 5 TFLOP/s." in shown.alt
@@ -663,8 +664,8 @@ class TestBench:
         assert "matmul_tflops" not in plain and "tflops" not in plain["rows"][0]
 
     def test_without_a_gpu_and_without_a_result(self, monkeypatch):
-        monkeypatch.setattr(sys.modules["course.lab.bench"], "INTERPRET", True)
-        assert "Nothing is timed in the interpreter" in repr(lab.bench("none", {}, None, []))
+        monkeypatch.setattr(stored, "INTERPRET", True)
+        assert "No GPU here, and no result is stored for `none` yet" in repr(lab.bench("none", {}, None, []))
 
     @pytest.mark.gpu
     def test_measures_and_stores(self, results, monkeypatch):
@@ -672,14 +673,38 @@ class TestBench:
         shown = lab.bench("three", {"ours": torch.add, "theirs": lambda x, y: x + y},
                           lambda n: torch.randn(2, n, device="cuda").unbind(), [2**20, 2**24])  # fmt: skip
         (file,) = results.glob("*/notebooks/three.json")
-        stored = json.loads(file.read_text())
-        assert len(stored["rows"]) == 4 and all(0 < row["gbps"] for row in stored["rows"])
+        rows = json.loads(file.read_text())["rows"]
+        assert len(rows) == 4 and all(0 < row["gbps"] for row in rows)
         assert "Measured on this" in shown.alt
 
     @pytest.mark.gpu
     def test_results_are_compared_before_they_are_timed(self):
         with pytest.raises(AssertionError, match="bench: theirs differs, size=8"):
             lab.bench("four", {"ours": torch.add, "theirs": torch.sub}, lambda n: (torch.ones(n), torch.ones(n)), [8])
+
+
+class TestSanitize:
+    def test_the_sanitizer_s_lines_are_kept(self, monkeypatch, tmp_path):
+        """A stand-in for compute-sanitizer runs the program, as the real one does, and says something itself."""
+        tool = tmp_path / "compute-sanitizer"
+        tool.write_text('#!/bin/sh\necho "========= $1 $2"\nwhile [ "$1" != "$PYTHON" ]; do shift; done\n"$@"\n')
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setenv("PYTHON", sys.executable)
+        monkeypatch.setattr(stored, "INTERPRET", False)
+        monkeypatch.delenv("COURSE_STORE", raising=False)
+        where = {"gpu": "X", "driver": "1", "versions": {}, "commit": "c", "date": "2026-01-02"}
+        monkeypatch.setattr(sys.modules["course.lab.sanitizer"], "circumstances", lambda: where)
+        program = "import os\nprint('not this')\nprint('=========', os.environ['PYTORCH_NO_CUDA_MEMORY_CACHING'])"
+        shown = repr(lab.sanitize("s", program))
+        assert shown.startswith("```text\n========= --tool memcheck\n========= 1\n```")
+        assert "Measured on this X" in shown
+
+    def test_without_the_sanitizer_or_a_report(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(stored, "RESULTS", tmp_path)
+        monkeypatch.setattr(stored, "INTERPRET", False)
+        monkeypatch.setattr(sys.modules["course.lab.sanitizer"], "find", lambda: None)
+        assert "No compute-sanitizer here" in repr(lab.sanitize("s", ""))
 
 
 def test_hardware():

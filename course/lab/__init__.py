@@ -2,7 +2,7 @@
 from course.lab.access import draw_access
 from course.lab.bench import bench
 from course.lab.check import check
-from course.lab.convolution import draw_im2col, draw_terms
+from course.lab.convolution import draw_boxes, draw_im2col, draw_terms
 from course.lab.errors import draw_errors
 from course.lab.gpu import draw_gpu
 from course.lab.hints import hint, solution
@@ -10,6 +10,7 @@ from course.lab.interpret import interpreted
 from course.lab.lines import plot_lines
 from course.lab.models import draw_chain, gallery, measured, plot_errors
 from course.lab.online import draw_online
+from course.lab.sanitizer import sanitize
 from course.lab.scores import draw_scores
 from course.lab.source import show_source
 from course.lab.speed import copy_bandwidth, hardware
@@ -18,7 +19,7 @@ from course.lab.trace import trace
 from course.lab.traffic import draw_traffic
 
 __all__ = [
-    "bench", "check", "copy_bandwidth", "draw_access", "draw_chain", "draw_errors", "draw_gpu", "draw_im2col",
+    "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_gpu", "draw_im2col",
     "draw_online", "draw_scores", "draw_terms", "draw_tiles", "draw_traffic", "gallery", "hardware", "hint",
-    "interpreted", "measured", "plot_errors", "plot_lines", "show_source", "solution", "trace",
+    "interpreted", "measured", "plot_errors", "plot_lines", "sanitize", "show_source", "solution", "trace",
 ]  # fmt: skip

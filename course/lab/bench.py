@@ -1,15 +1,13 @@
 """`bench`: times functions side by side on a GPU, or shows what the maintainers' GPU gave."""
 import functools
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from course.lab.display import CARD, COLOURS, FAINT, INK, Markdown, Picture
 from course.lab.speed import copy_bandwidth, matmul_rate
-from course.results import RESULTS, circumstances, described, write_whole
-from course.runtime import INTERPRET, gpu_name
+from course.lab.stored import show
+from course.results import circumstances, described
 from course.timing import footprint, time_in_turn
 
 
@@ -33,15 +31,7 @@ def bench(
     stored under `name` in benchmarks/results is shown, and says where it is from. COURSE_STORE=1 in the environment
     stores a new one.
     """
-    if INTERPRET:
-        stored = sorted(RESULTS.glob(f"*/notebooks/{name}.json"))
-        if not stored:
-            return Markdown(f"*Nothing is timed in the interpreter, and no result is stored for `{name}` yet.*")
-        return plot(json.loads(stored[0].read_text()), "No GPU here: this is the stored result of the")
-    result = measure(name, functions, inputs, sizes, axis, operations, atol)
-    if os.environ.get("COURSE_STORE") == "1":
-        write_whole(RESULTS / gpu_name() / "notebooks" / f"{name}.json", json.dumps(result, indent=1) + "\n")
-    return plot(result, "Measured on this")
+    return show(name, lambda: measure(name, functions, inputs, sizes, axis, operations, atol), plot)
 
 
 def measure(name, functions, inputs, sizes, axis, operations, atol) -> dict:

@@ -1,0 +1,50 @@
+"""`sanitize`: a program under NVIDIA's compute-sanitizer, or what it reported on the maintainers' GPU."""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from course.lab.display import Markdown
+from course.lab.stored import show
+from course.results import circumstances, described
+
+SECONDS = 300
+
+
+def sanitize(name: str, program: str, tool: str = "memcheck") -> Markdown:
+    """What compute-sanitizer's `tool` says of `program`, the text of a Python file that is run in a process of its own.
+
+    PyTorch is told to ask CUDA for each tensor, instead of cutting tensors out of larger pieces of memory, in which the
+    sanitizer does not see them. Without a GPU, or without the sanitizer, the report stored under `name` is shown.
+    """
+    sanitizer = find()
+    lacking = "" if sanitizer else "No compute-sanitizer here (it comes with the CUDA toolkit)"
+    return show(name, lambda: {**circumstances(), "report": run([sanitizer, "--tool", tool], program)}, draw, lacking)
+
+
+def find() -> str | None:
+    """Where compute-sanitizer is: on the path, in a CUDA toolkit, or in the wheel nvidia-cuda-sanitizer-api."""
+    packages = Path(torch.__file__).parents[1]
+    found = [*Path("/usr/local").glob("cuda*/bin/compute-sanitizer"), *packages.glob("nvidia/*/bin/compute-sanitizer")]
+    return shutil.which("compute-sanitizer") or next(map(str, found), None)
+
+
+def run(command: list[str], program: str) -> list[str]:
+    """The lines that compute-sanitizer, and not the program, wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "program.py"
+        file.write_text(program)
+        command = [*command, "--show-backtrace", "no", "--target-processes", "application-only", sys.executable, file]
+        environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=SECONDS)  # fmt: skip
+    return [line for line in done.stdout.splitlines() if line.startswith("=========")]
+
+
+def draw(result: dict, origin: str) -> Markdown:
+    report = "\n".join(result["report"])
+    return Markdown(f"```text\n{report}\n```\n\n{origin} {described(result)}.")
