@@ -3,8 +3,10 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.colors import to_rgba
 
-from course.lab.convolution import draw_im2col, draw_terms
+from course.lab.convolution import draw_boxes, draw_im2col, draw_terms
+from course.lab.display import COLOURS
 
 
 def texts(axes):
@@ -38,3 +40,14 @@ def test_terms_stand_in_the_order_of_the_weights(order):
     indices = torch.cartesian_prod(*(torch.arange(sizes[name]) for name in order))
     drawn = torch.tensor([int(word) for word in words[4:-3]]).view(R * S * C, 4)
     assert drawn[:, 0].equal(torch.arange(R * S * C)) and drawn[:, 1:].equal(indices)
+
+
+def test_boxes_are_shifted_by_their_taps():
+    picture = draw_boxes((6, 7), box=(2, 4), corner=(0, 3), taps=[(0, 0), (2, 2)])
+    picture.savefig(os.devnull, format="png")
+    assert "tap (0, 0): a box of 2 × 4 from row -1, column 2 on" in repr(picture)
+    covered = [
+        {(int(p.get_y()), int(p.get_x())) for p in axes.patches if p.get_facecolor() == to_rgba(COLOURS[0])}
+        for axes in picture.axes
+    ]
+    assert covered == [{(0, w) for w in range(2, 6)}, {(h, w) for h in (1, 2) for w in (4, 5, 6)}]

@@ -19,7 +19,7 @@ from course.lab.trace import trace
 from course.lab.traffic import draw_traffic
 
 __all__ = [
-    "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_gpu", "draw_im2col",
-    "draw_online", "draw_scores", "draw_terms", "draw_tiles", "draw_traffic", "gallery", "hardware", "hint",
-    "interpreted", "measured", "plot_errors", "plot_lines", "sanitize", "show_source", "solution", "trace",
+    "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_gpu",
+    "draw_im2col", "draw_online", "draw_scores", "draw_terms", "draw_tiles", "draw_traffic", "gallery", "hardware",
+    "hint", "interpreted", "measured", "plot_errors", "plot_lines", "sanitize", "show_source", "solution", "trace",
 ]  # fmt: skip

@@ -129,3 +129,43 @@ def draw_terms(kernel_size: tuple[int, int], channels: int, block: int, order: S
         panel.plot([start, start, end, end], [y, y + 0.08, y + 0.08, y], color=INK, linewidth=1.2)
         panel.text((start + end) / 2, y + 0.14, f"step {step}", ha="center", va="top", fontsize=8.5, color=INK)
     return figure
+
+
+def draw_boxes(
+    size: tuple[int, int], box: tuple[int, int], corner: tuple[int, int], taps: Sequence[tuple[int, int]],
+    padding: int = 1,
+) -> Picture:
+    """What each of `taps`, (r, s), needs of an image for one tile of output pixels, stride 1: a panel a tap.
+
+    The tile has the size `box` and begins at the output pixel `corner`. It is outlined with a broken line; filled is
+    what it meets in the image at the tap, hatched what lies outside and counts as 0.
+    """
+    (H, W), (p, q) = size, corner
+    gap, top, under = 0.4, 0.55, 0.2
+    cell = min(0.26, ((WIDTH - gap) / len(taps) - gap) / (W + 2 * padding))
+    height = top + cell * (H + 2 * padding) + under
+    starts = {(r, s): (p + r - padding, q + s - padding) for r, s in taps}
+    figure = Picture(WIDTH, height, "; ".join(
+        f"tap {tap}: a box of {box[0]} × {box[1]} from row {h}, column {w} on" for tap, (h, w) in starts.items()
+    ))  # fmt: skip
+    wide = cell * (W + 2 * padding)
+    x = (WIDTH - len(taps) * (wide + gap) + gap) / 2
+    for (r, s), (h, w) in starts.items():
+        place = x / WIDTH, under / height, wide / WIDTH, cell * (H + 2 * padding) / height
+        panel = figure.add_axes(place, xlim=(-padding, W + padding), ylim=(H + padding, -padding))
+        panel.axis("off")
+        panel.text(W / 2, -padding - 0.4, f"tap ({r}, {s}): box at ({h}, {w})", ha="center", va="bottom", fontsize=9,
+                   color=INK)  # fmt: skip
+        for i in range(-padding, H + padding):
+            for j in range(-padding, W + padding):
+                covered, hit = 0 <= i - h < box[0] and 0 <= j - w < box[1], 0 <= i < H and 0 <= j < W
+                style = dict(facecolor=COLOURS[0] if covered else CARD, edgecolor=LINE)
+                if covered and not hit:
+                    style = dict(PADDING)
+                panel.add_patch(Rectangle((j, i), 1, 1, linewidth=0.7, clip_on=False, **style))
+        outline(panel, (0, 0), W, H, 1.2)
+        outline(panel, (w, h), box[1], box[0])
+        tile = dict(fill=False, edgecolor=INK, linewidth=1.1, linestyle=(0, (3, 2)))
+        panel.add_patch(Rectangle((q, p), box[1], box[0], **tile))
+        x += wide + gap
+    return figure
