@@ -337,7 +337,7 @@ def merge_kernel(
     cols = part * BLOCK_N + tl.arange(0, BLOCK_N)
     x_ptrs = x_ptr + row * stride_xm + cols.to(tl.int64) * stride_xn
     x = tl.load(x_ptrs, mask=cols < n_cols).to(tl.float32)
-    #> y = ...
+    #> y = ...  # this part of the result
     y = tl.exp(x - m) / s
     #<
     tl.store(out_ptr + row * stride_om + cols, y, mask=cols < n_cols)
