@@ -4,6 +4,7 @@ Bias, GELU and residual are finished in the linear layer's registers. The head r
 after the last block's keys and values are known, the other tokens are done: of that block's queries, output
 projection and MLP, and of the last norm, one row per image is computed where the plain model computes them all.
 """
+import itertools
 from operator import attrgetter
 
 import torch
@@ -14,6 +15,9 @@ from course.vit import ViT
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 """HuggingFace's name: the kernels'."""
+
+FEW = 2048
+"""Tokens, up to which a layer is so short that waiting for its weights is a good part of it."""
 
 
 class FastViT:
@@ -28,6 +32,8 @@ class FastViT:
         self.patch_weight = packing.add(lambda patches: patches.weight.flatten(1), embeddings.patches)
         self.added = packing.add(what_is_added, embeddings)
         self.blocks = [FastBlock(block, model.config, packing) for block in model.blocks]
+        for block, following in itertools.pairwise(self.blocks):
+            block.mlp_output.following = following.qkv
         self.norm = FastNorm(model.norm, packing)
         self.head = FastLinear(model.head, packing) if model.config.num_labels else lambda x: x
 
@@ -43,7 +49,10 @@ class FastViT:
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, hidden): the class token, then a token a patch, positions added."""
-        return add(linear(patchify(images, self.config.patch_size), self.patch_weight), self.added)
+        patches = patchify(images, self.config.patch_size)
+        if len(images) == 1:
+            return linear(patches, self.patch_weight, residual=self.added)
+        return add(linear(patches, self.patch_weight), self.added)
 
 
 def what_is_added(embeddings: torch.nn.Module) -> torch.Tensor:
@@ -64,6 +73,8 @@ class FastBlock:
         self.output = FastLinear(block.attention.output, packing)
         self.mlp_hidden = FastLinear(block.mlp.hidden, packing)
         self.mlp_output = FastLinear(block.mlp.output, packing)
+        for layer, following in itertools.pairwise((self.qkv, self.output, self.mlp_hidden, self.mlp_output)):
+            layer.following = following
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
@@ -83,14 +94,17 @@ class FastBlock:
 
 
 class FastLinear:
-    """A linear layer's packed parameters."""
+    """A linear layer's packed parameters; where there are FEW tokens, it brings the `following` one's to the cache."""
+
+    following = None
 
     def __init__(self, layer: torch.nn.Linear, packing: Packing):
         self.weight = packing.add(attrgetter("weight"), layer)
         self.bias = packing.add(attrgetter("bias"), layer) if layer.bias is not None else None
 
     def __call__(self, x: torch.Tensor, **epilogue) -> torch.Tensor:
-        return linear(x, self.weight, self.bias, **epilogue)
+        few = self.following is not None and x.numel() <= FEW * x.shape[-1]
+        return linear(x, self.weight, self.bias, ahead=self.following.weight if few else None, **epilogue)
 
     def part(self, x: torch.Tensor, first: int, end: int) -> torch.Tensor:
         """The outputs `first` to `end` alone."""

@@ -6,7 +6,9 @@ a value that the user set stands; otherwise a machine on which PyTorch sees no G
 import functools
 import json
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +23,6 @@ if "TRITON_INTERPRET" not in os.environ and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import triton
-from triton.testing import do_bench
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 """True where kernels are interpreted on the CPU rather than compiled."""
@@ -103,7 +104,7 @@ def _measure(name, configs, launch):
     for i, config in enumerate(configs, start=1):
         print(f"\rtuning {name}: {i}/{len(configs)}", end="", file=sys.stderr, flush=True)
         try:
-            ms = do_bench(functools.partial(launch, config), warmup=5, rep=20, return_mode="median")
+            ms = _milliseconds(functools.partial(launch, config))
         except triton.runtime.errors.OutOfResources:
             continue  # this one does not fit this GPU's shared memory or registers
         if ms < best_ms:
@@ -111,6 +112,32 @@ def _measure(name, configs, launch):
     print(f"\rtuning {name}: {best_ms:.4f} ms with {best}", file=sys.stderr, flush=True)
     _remember(CACHE / f"{gpu_name()}.json", name, best)
     return best
+
+
+def _milliseconds(launch) -> float:
+    """What one of many launches in a row takes on the GPU.
+
+    In a row, because alone a small kernel takes less time than launching it. They are queued behind one that keeps the
+    GPU busy until the last of them is there, as in a CUDA graph.
+    """
+    launch()  # compiles
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    launch()
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
+    launches = max(2, min(20, int(0.004 / seconds)))
+    found = []
+    for _ in range(5):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(int(2e9 * seconds * launches))  # cycles: longer than the CPU needs
+        start.record()
+        for _ in range(launches):
+            launch()
+        end.record()
+        torch.cuda.synchronize()
+        found.append(start.elapsed_time(end) / launches)
+    return statistics.median(found)
 
 
 def _remember(file: Path, name: str, config: triton.Config) -> None:

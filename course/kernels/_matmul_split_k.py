@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from course.kernels._activation import ACTIVATIONS
+from course.kernels._activation import epilogue
 from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._matmul_tile import Product, finish
 
@@ -41,6 +41,6 @@ def sum_parts(p: Product, parts: torch.Tensor) -> None:
     """Writes the sum of `parts` (SPLIT_K, M, N), finished, to `p.out`."""
     sum_parts_kernel[(triton.cdiv(p.M, BLOCK_M), triton.cdiv(p.N, BLOCK_N))](
         parts, p.out, p.bias, p.residual, p.M, p.N, p.bias_stride, p.residual_strides,
-        SPLIT_K=parts.shape[0], ACTIVATION=ACTIVATIONS[p.activation], BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N,
+        SPLIT_K=parts.shape[0], ACTIVATION=epilogue(p.activation, p.out.dtype), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N,
         **early_start(),
     )  # fmt: skip

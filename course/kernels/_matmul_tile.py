@@ -10,7 +10,7 @@ class Product(NamedTuple):
     """out = activation(a @ b + bias) + residual, with a (M, K), b (K, N) and contiguous out (M, N), or a batch of them.
 
     The tensors say where their first elements are, the strides where the others are. The batch has as many
-    dimensions as it takes.
+    dimensions as it takes. `ahead` is what a later kernel will read.
     """
 
     a: torch.Tensor
@@ -31,6 +31,7 @@ class Product(NamedTuple):
     a_batch_strides: tuple[int, ...]
     b_batch_strides: tuple[int, ...]
     residual_batch_strides: tuple[int, ...]
+    ahead: torch.Tensor | None
 
 
 @triton.jit

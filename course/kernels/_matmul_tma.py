@@ -14,19 +14,20 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from course import runtime
-from course.kernels._activation import ACTIVATIONS
+from course.kernels._activation import epilogue
 from course.kernels._dot import dot
-from course.kernels._early_start import early_start, wait_for_previous
+from course.kernels._early_start import early_start, fetch_ahead, wait_for_previous
 from course.kernels._matmul_tile import Product, bias_and_activation, grouped_tile
 
 
 @triton.jit
 def matmul_tma_kernel(
-    a_desc, b_desc, out_desc, bias_ptr, residual_desc, M, N, K, bias_stride,
+    a_desc, b_desc, out_desc, bias_ptr, residual_desc, ahead_ptr, ahead_size, M, N, K, bias_stride,
     A_ROWS_FIRST: tl.constexpr, B_ROWS_FIRST: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SLICES: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
+    fetch_ahead(ahead_ptr, ahead_size, EARLY)
     wait_for_previous(EARLY)
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     programs = tl.num_programs(0)
@@ -106,7 +107,7 @@ def matmul_tma(p: Product, config: triton.Config) -> None:
         describe(p.out, [p.M, p.N], (p.N, 1), slice_of_tile),
         p.bias,
         None if p.residual is None else describe(p.residual, [p.M, p.N], p.residual_strides, slice_of_tile),
-        p.M, p.N, p.K, p.bias_stride,
+        p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K, p.bias_stride,
         A_ROWS_FIRST=rows_first(p.a, p.a_strides), B_ROWS_FIRST=rows_first(p.b, p.b_strides),
-        ACTIVATION=ACTIVATIONS[p.activation], PRECISION=p.precision, **options, **early_start(),
+        ACTIVATION=epilogue(p.activation, p.out.dtype), PRECISION=p.precision, **options, **early_start(),
     )  # fmt: skip

@@ -25,15 +25,17 @@ def linear(
     *,
     activation: str | None = None,
     residual: torch.Tensor | None = None,
+    ahead: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """act(x @ weight.T + bias) + residual, everything but the last two as `torch.nn.functional.linear`.
+    """act(x @ weight.T + bias) + residual, everything but the keywords as `torch.nn.functional.linear`.
 
     x is (..., K), weight (N, K), bias (N,), residual (..., N) as the result; all of one dtype (float32, float16,
     bfloat16), any strides. `activation` is None, "relu", "gelu" or "gelu_tanh". Sums and what follows them are
     float32, rounded once; float32 operands are multiplied as TF32 where torch.backends.cuda.matmul.allow_tf32 allows
-    it. Raises ValueError on shapes that do not fit and on unequal devices, TypeError on unequal or other dtypes.
+    it. `ahead`, contiguous, is what a later kernel will read: this one brings it to the GPU's cache. Raises ValueError
+    on shapes that do not fit and on unequal devices, TypeError on unequal or other dtypes.
     """
-    check_tensors("linear", x=x, weight=weight, bias=bias, residual=residual)
+    check_tensors("linear", x=x, weight=weight, bias=bias, residual=residual, ahead=ahead)
     if weight.ndim != 2:
         raise ValueError(f"linear: expected weight (N, K), got {tuple(weight.shape)}")
     N, K = weight.shape
@@ -45,21 +47,23 @@ def linear(
         raise ValueError(f"linear: expected residual {(*x.shape[:-1], N)}, got {tuple(residual.shape)}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"linear: expected activation to be one of {list(ACTIVATIONS)}, got {activation!r}")
-    return _linear(x, weight, bias, residual, activation)
+    if ahead is not None and not ahead.is_contiguous():
+        raise ValueError(f"linear: expected ahead to be contiguous, got strides {ahead.stride()}")
+    return _linear(x, weight, bias, residual, activation, ahead)
 
 
 @custom_op("course::linear")
 def _linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None,
-    activation: str | None,
+    activation: str | None, ahead: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     out = x.new_empty(*x.shape[:-1], weight.shape[0])
     rows, out_rows, residual_rows = (t if t is None or t.ndim > 1 else t[None, :] for t in (x, out, residual))
     weight_t = weight.mT.expand(*rows.shape[:-2], -1, -1)
-    multiply(rows, weight_t, out_rows, bias, residual_rows, activation)
+    multiply(rows, weight_t, out_rows, bias, residual_rows, activation, ahead)
     return out
 
 
 @_linear.register_fake
-def _(x, weight, bias, residual, activation):
+def _(x, weight, bias, residual, activation, ahead=None):
     return torch.nn.functional.linear(x, weight, bias)

@@ -16,10 +16,10 @@ import torch
 import triton
 import triton.language as tl
 
-from course.kernels._activation import ACTIVATIONS
+from course.kernels._activation import epilogue
 from course.kernels._checks import check_tensors
 from course.kernels._dot import dot, matmul_precision
-from course.kernels._early_start import early_start, wait_for_previous
+from course.kernels._early_start import early_start, fetch_ahead, wait_for_previous
 from course.kernels._matmul_configs import matmul_configs
 from course.kernels._matmul_split_k import sum_parts
 from course.kernels._matmul_tile import Product, finish, grouped_tile
@@ -30,11 +30,13 @@ from course.runtime import best_config, custom_op
 
 @triton.jit
 def matmul_kernel(
-    a_ptr, b_ptr, out_ptr, bias_ptr, residual_ptr, M, N, K, batch_sizes, a_batch_strides, b_batch_strides,
-    residual_batch_strides, stride_am, stride_ak, stride_bk, stride_bn, bias_stride, residual_strides,
+    a_ptr, b_ptr, out_ptr, bias_ptr, residual_ptr, ahead_ptr, ahead_size, M, N, K,
+    batch_sizes, a_batch_strides, b_batch_strides, residual_batch_strides,
+    stride_am, stride_ak, stride_bk, stride_bn, bias_stride, residual_strides,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SPLIT_K: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    fetch_ahead(ahead_ptr, ahead_size, EARLY)
     wait_for_previous(EARLY)
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     tile_m, tile_n = grouped_tile(tl.program_id(0) % tiles, M, N, BLOCK_M, BLOCK_N, GROUP_M)
@@ -126,11 +128,15 @@ def multiply(
     bias: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
     activation: str | None = None,
+    ahead: torch.Tensor | None = None,
 ) -> None:
-    """Writes activation(a @ b + bias) + residual to `out`, contiguous; all (*batch, rows, columns), but the bias."""
+    """Writes activation(a @ b + bias) + residual to `out`, contiguous; all (*batch, rows, columns), but the bias.
+
+    `ahead`, contiguous, is brought to the cache for a later kernel.
+    """
     if out.numel() == 0:
         return
-    p = _product(a, b, out, bias, residual, activation)
+    p = _product(a, b, out, bias, residual, activation)._replace(ahead=ahead)
     batch, tma = out.numel() // (p.M * p.N), tma_reads(p)
     configs = matmul_configs(p.M, p.N, p.K, batch, out.dtype, p.precision, tma, residual is not None)
     # products with about as many rows share a choice; n and t (transposed) are BLAS's names, s stands for other strides
@@ -163,7 +169,7 @@ def _product(a, b, out, bias, residual, activation) -> Product:
         a_strides=(a_steps[-1], a.stride(-1)), b_strides=b.stride()[-2:],
         bias_stride=0 if bias is None else bias.stride(0), residual_strides=(residual_steps[-1], like.stride(-1)),
         batch_sizes=sizes[:-1], a_batch_strides=a_steps[:-1], b_batch_strides=b_steps[:-1],
-        residual_batch_strides=residual_steps[:-1],
+        residual_batch_strides=residual_steps[:-1], ahead=None,
     )  # fmt: skip
 
 
@@ -175,10 +181,11 @@ def matmul_pointers(p: Product, config: triton.Config) -> None:
         out=p.out.new_empty(split, p.M, p.N, dtype=torch.float32), bias=None, residual=None, activation=None
     )  # the rest waits for the sum of the parts
     matmul_kernel[(batch * tiles, split)](
-        p.a, p.b, whole.out, whole.bias, whole.residual, p.M, p.N, p.K,
+        p.a, p.b, whole.out, whole.bias, whole.residual, p.ahead, 0 if p.ahead is None else p.ahead.numel(),
+        p.M, p.N, p.K,
         p.batch_sizes, p.a_batch_strides, p.b_batch_strides, p.residual_batch_strides,
         *p.a_strides, *p.b_strides, p.bias_stride, p.residual_strides,
-        ACTIVATION=ACTIVATIONS[whole.activation], PRECISION=p.precision, **config.all_kwargs(),
+        ACTIVATION=epilogue(whole.activation, p.out.dtype), PRECISION=p.precision, **config.all_kwargs(),
         **early_start(),
     )  # fmt: skip
     if split > 1:

@@ -11,6 +11,8 @@ def cases(dtype):
         yield f"{activation}", lambda activation=activation: linear(x, weight, bias, activation=activation)
     yield "residual", lambda: linear(x, weight, bias, activation="gelu_tanh", residual=residual)
     yield "odd", lambda: linear(x[:500, 1:], weight[:500, 1:], bias[:500], residual=residual[:500, :500].T)
+    yield "ahead", lambda: linear(x, weight, bias, ahead=weight)
+    yield "ahead, through pointers", lambda: linear(x[:, :1023], weight[:, :1023], ahead=weight)
     few = x.view(128, -1), weight.view(128, -1), bias[:128]
     yield "few rows, long sums", lambda: linear(*few, activation="gelu", residual=residual[:128, :128])
     if dtype == torch.float32:

@@ -1,3 +1,5 @@
+import math
+
 import hypothesis
 import pytest
 import torch
@@ -39,6 +41,25 @@ def test_epilogues(activation, dtype, device):
     for b in (None, bias):
         for r in (None, residual):
             check(x, weight, b, activation, r)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+def test_gelu_of_every_float16_number(device):
+    """Fused into a half-precision layer it is a shorter polynomial, a little less exact."""
+    x = torch.arange(-(2**15), 2**15, device=device).to(torch.int16).view(torch.float16)[:, None]
+    x64 = x.double()
+    exact = 0.5 * x64 * (1 + torch.erf(x64 * math.sqrt(0.5)))
+    got = linear(x, torch.ones(1, 1, dtype=x.dtype, device=device), activation="gelu")
+    assert_accurate(got, exact, magnitude=x64.abs().nan_to_num(0, 0, 0), slack=30)
+
+
+@pytest.mark.parametrize("path", ["pointers", "split", pytest.param("tma", marks=needs_tma)])
+def test_fetching_ahead_changes_nothing(path, dtype, monkeypatch):
+    use(monkeypatch, {"pointers": pointers(), "split": pointers(3), "tma": tma()}[path], pointers())
+    x, weight, following = normal((75, 200), dtype), normal((136, 200), dtype), normal((3, 77), dtype)
+    kept = following.clone()
+    assert torch.equal(linear(x, weight, ahead=following), linear(x, weight))
+    assert torch.equal(following, kept)
 
 
 def test_no_terms(dtype, device):
@@ -133,6 +154,8 @@ def test_bad_input(device):
         linear(x, weight, residual=bias)
     with pytest.raises(ValueError, match=r"linear: expected activation to be one of \[None, 'relu', .*\], got 'silu'"):
         linear(x, weight, activation="silu")
+    with pytest.raises(ValueError, match=r"linear: expected ahead to be contiguous, got strides \(1, 4\)"):
+        linear(x, weight, ahead=weight.T)
     with pytest.raises(TypeError, match="linear: expected bias in torch.float32 as x, got torch.float16"):
         linear(x, weight, bias.half())
     with pytest.raises(TypeError, match="linear: expected x in float32, float16 or bfloat16, got torch.int64"):
