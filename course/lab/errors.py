@@ -36,6 +36,8 @@ def draw_errors(results: Mapping[str, tuple[torch.Tensor, torch.Tensor]], tolera
         for i, row in enumerate(rows):
             for j, state in enumerate(row):
                 axes.add_patch(Rectangle((j, i), 1, 1, facecolor=STATES[state], edgecolor=CARD, linewidth=1))
+                if state == "wrong":
+                    axes.plot(j + 0.5, i + 0.5, "x", color=INK, markersize=30 * cell, markeredgewidth=0.9)
         x += cell * wide + spare
     key = figure.add_axes((0, 0, 1, KEY / height), xlim=(0, WIDTH), ylim=(0, KEY))
     key.axis("off")
