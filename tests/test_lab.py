@@ -91,6 +91,16 @@ def descriptor_kernel(x_desc, out_ptr, n, BLOCK: tl.constexpr):
     tl.store(out_ptr + offs, x, mask=offs < n)
 
 
+@triton.jit
+def window_kernel(x_ptr, out_ptr, stride, BLOCK: tl.constexpr):
+    pixel = tl.arange(0, BLOCK)
+    for element in range(9):
+        row, column = pixel // 3 - 1 + element // 3, pixel % 3 - 1 + element % 3
+        inside = (pixel < 9) & (row >= 0) & (row < 3) & (column >= 0) & (column < 3)
+        x = tl.load(x_ptr + row * stride + column, mask=inside, other=0.0)
+        tl.store(out_ptr + pixel, x, mask=pixel < 9)
+
+
 def vector(n):
     return torch.arange(float(n), device=DEVICE)
 
@@ -137,6 +147,18 @@ class TestTrace:
         x = view(vector(12))
         record = lab.trace(double_kernel, (1,), x, vector(4), 1, BLOCK=4)
         assert record.touches["x_ptr read"][0].state.tolist() == ["active"] + 3 * ["masked"]
+
+    def test_the_margin_of_windows_is_around_the_image(self):
+        """Where rows lie apart; in a contiguous image the address of the margin is that of other pixels."""
+        image, out = torch.ones(3, 9, device=DEVICE)[:, :3], torch.empty(3, 3, device=DEVICE)
+        record = lab.trace(window_kernel, (1,), image, out, image.stride(0), BLOCK=16)
+        places = {}
+        for touch in record.touches["x_ptr read"]:
+            for row, column, state in zip(touch.row, touch.column, touch.state):
+                places.setdefault(str(state), set()).add((int(row), int(column)))
+        every = {(row, column) for row in range(-1, 4) for column in range(-1, 4)}
+        assert places["active"] == {(row, column) for row in range(3) for column in range(3)}
+        assert every - places["active"] <= places["masked"] and "outside" not in places
 
     def test_atomics_read_and_write(self):
         total = torch.zeros(1, device=DEVICE)

@@ -155,6 +155,8 @@ class Layout:
         for d in range(t.ndim):
             offsets += np.arange(t.shape[d]).reshape([-1] + [1] * (t.ndim - 1 - d)) * t.stride(d)
         self.place_of = {int(offset): divmod(i, self.columns) for i, offset in enumerate(offsets.flat)}
+        self.pitch = t.stride(-2) if t.ndim > 1 and t.stride(-1) == 1 else 0
+        self.gap = max(self.pitch - self.columns, 0)  # between the end of a row and the start of the next
 
     def near(self, addresses):
         """How many of `addresses` are in this tensor, and how many in its padded memory."""
@@ -178,6 +180,8 @@ class Layout:
         """Lanes without an element (masked, or outside) stand where the block's other lanes would put them."""
         anchors = np.argwhere(placed)
         steps = [self.step_along(axis, offsets, place, placed) for axis in range(offsets.ndim)]
+        if self.gap and not even(anchors, steps, place):
+            steps = [None] * offsets.ndim
         for lane in np.argwhere(~placed):
             if anchors.size:
                 anchor = anchors[np.abs(anchors - lane).sum(axis=1).argmin()]
@@ -187,9 +191,10 @@ class Layout:
                 start = self.by_address(int(offsets[tuple(anchor)]))
             moves = [(n, step) for n, step in zip(lane - anchor, steps) if n]
             if start is None or any(step is None for _, step in moves):
-                continue
-            place[tuple(lane)] = start + sum(n * step for n, step in moves)
-            placed[tuple(lane)] = True
+                start, moves = self.beside_a_row(int(offsets[tuple(lane)])), []
+            if start is not None:
+                place[tuple(lane)] = start + sum(n * step for n, step in moves)
+                placed[tuple(lane)] = True
 
     def step_along(self, axis, offsets, place, placed) -> np.ndarray | None:
         """How far apart on the drawing neighbours along one axis of a block are."""
@@ -203,6 +208,13 @@ class Layout:
         stride = int(np.diff(offsets, axis=axis).flat[0])
         return next((step.astype(int) for s, step in reversed(self.steps) if s == stride), None)
 
+    def beside_a_row(self, offset: int) -> np.ndarray | None:
+        """Where rows lie apart, the address alone tells which of them a place is next to."""
+        if not self.gap:
+            return None
+        row, column = divmod(offset + self.gap // 2, self.pitch)
+        return np.array((row, column - self.gap // 2))
+
     def by_address(self, offset: int) -> np.ndarray | None:
         place = np.zeros(2, dtype=int)
         for stride, step in sorted(self.steps[-2:], key=lambda s: -s[0]):
@@ -210,3 +222,8 @@ class Layout:
             place += n * step
         return place if offset == 0 else None
 
+
+def even(lanes, steps, place) -> bool:
+    """Whether one step an axis leads from the first of `lanes` to all others."""
+    known = [np.zeros(2, dtype=int) if step is None else step for step in steps]
+    return all((place[tuple(lane)] == place[tuple(lanes[0])] + (lane - lanes[0]) @ known).all() for lane in lanes)
