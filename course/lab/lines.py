@@ -21,7 +21,7 @@ def plot_lines(
     ends = [f"{name}: {float(y[0]):.3g} … {float(y[-1]):.3g}" for name, y in lines.items()]
     alt = f"{up} over {across}, from {float(x[0]):.3g} to {float(x[-1]):.3g}. {'; '.join(ends)}"
     figure = Picture(WIDTH, HEIGHT, alt)
-    axes = figure.add_axes((0.09, 0.15, 0.89, 0.74), facecolor=CARD)
+    axes = figure.add_axes((0.105, 0.15, 0.875, 0.74), facecolor=CARD)
     for i, (name, y) in enumerate(lines.items()):
         style = dict(markersize=6.5, markeredgecolor=INK, markeredgewidth=0.7) if marks else {}
         axes.plot(x, y, color=INK, linewidth=2.8)  # an outline, so that light colours stand out
