@@ -9,6 +9,7 @@ from course.lab.hints import hint, solution
 from course.lab.interpret import interpreted
 from course.lab.lines import plot_lines
 from course.lab.models import draw_chain, gallery, measured, plot_errors
+from course.lab.numbers import draw_formats, draw_number_line
 from course.lab.online import draw_online
 from course.lab.sanitizer import sanitize
 from course.lab.scores import draw_scores
@@ -19,7 +20,8 @@ from course.lab.trace import trace
 from course.lab.traffic import draw_traffic
 
 __all__ = [
-    "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_gpu",
-    "draw_im2col", "draw_online", "draw_scores", "draw_terms", "draw_tiles", "draw_traffic", "gallery", "hardware",
-    "hint", "interpreted", "measured", "plot_errors", "plot_lines", "sanitize", "show_source", "solution", "trace",
+    "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_formats",
+    "draw_gpu", "draw_im2col", "draw_number_line", "draw_online", "draw_scores", "draw_terms", "draw_tiles",
+    "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured", "plot_errors", "plot_lines", "sanitize",
+    "show_source", "solution", "trace",
 ]  # fmt: skip
