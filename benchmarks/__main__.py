@@ -1,4 +1,4 @@
-"""python -m benchmarks kernels | models | plots | readme
+"""python -m benchmarks kernels | models | plots | readme | posts
 
     python -m benchmarks models --providers peers --budget 540    # the peers, as many as fit in nine minutes
     python -m benchmarks models --providers best                  # then ours and each cell's best peer, side by side
@@ -7,8 +7,10 @@ import argparse
 import sys
 from collections.abc import Collection
 
-from benchmarks import report
+from benchmarks import figures, report
 from course import results, runtime
+
+POSTS = results.ROOT / "posts"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,12 +26,15 @@ def main(argv: list[str] | None = None) -> int:
                          "more is begun (default: no limit)")  # fmt: skip
     commands.add_parser("plots", help="draw what is stored")
     commands.add_parser("readme", help="write the stored figures into README.md")
+    commands.add_parser("posts", help="write the stored figures into posts/*.md, where they have changed")
     options = vars(top.parse_args(argv))
     command = options.pop("command")
     if command == "plots":
         return plots()
     if command == "readme":
         return readme()
+    if command == "posts":
+        return posts()
     return measure(command, **options)
 
 
@@ -89,6 +94,15 @@ def plots() -> int:
 def readme() -> int:
     text = report.README.read_text()
     results.write_whole(report.README, report.readme_with(text, report.readme_block()))
+    return 0
+
+
+def posts() -> int:
+    for file in sorted(POSTS.glob("*.md")):
+        text = file.read_text()
+        if (new := figures.refreshed(text)) != text:
+            results.write_whole(file, new)
+            print(file.name)
     return 0
 
 

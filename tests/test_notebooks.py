@@ -8,6 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from course import lab
+from tests.links import anchors, broken_links, notebook_text
 from tests.test_exercises import EXERCISES
 
 ROOT = Path(__file__).parents[1]
@@ -71,26 +72,9 @@ def test_kernel_is_anybody_s(path):
 
 @each_notebook
 def test_links_lead_somewhere(path):
-    problems = broken_links(read(path), path.parent)
+    text = notebook_text(read(path))
+    problems = broken_links(text, path.parent, anchors(text, in_notebook=True))
     assert not problems, problems
-
-
-def broken_links(notebook, folder):
-    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    texts += ["".join(o.data.get("text/markdown", "")) for c in code_cells(notebook) for o in c.outputs if "data" in o]
-    texts = [re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL) for text in texts]
-    headings = re.findall(r"^#+ (.*)$", "\n".join(texts), re.MULTILINE)
-    anchors = {heading.strip().replace(" ", "-") for heading in headings}
-    problems = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", "\n".join(texts)):
-        file, _, anchor = target.partition("#")
-        if re.match(r"https?://", target):
-            continue
-        if file and not (folder / file).exists():
-            problems.append(target)
-        elif not file and anchor not in anchors:
-            problems.append(target)
-    return problems
 
 
 def shape_of(function: ast.FunctionDef) -> str:
@@ -213,4 +197,6 @@ def test_the_lint_itself_finds_what_it_looks_for():
         new_code_cell(copy),
     ])  # fmt: skip
     assert copied_kernels(notebook) == ["mine is flat_kernel"]
-    assert broken_links(notebook, ROOT / "notebooks") == ["#Another", "../README.mdx"]
+    text = notebook_text(notebook)
+    problems = broken_links(text, ROOT / "notebooks", anchors(text, in_notebook=True))
+    assert problems == ["#Another", "../README.mdx"]

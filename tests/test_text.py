@@ -1,0 +1,114 @@
+"""README, CONTRIBUTING and the posts: where their links lead, and where their figures come from."""
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import figures
+from benchmarks.__main__ import main
+from course.lab.display import Picture
+from posts.draw import FOLDER, drawings
+from tests.links import anchors, broken_links, links
+
+ROOT = Path(__file__).parents[1]
+POSTS = sorted((ROOT / "posts").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *POSTS]
+HARDWARE = json.loads((ROOT / "benchmarks" / "results" / "nvidia-h200" / "hardware.json").read_text())
+
+each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+each_post = pytest.mark.parametrize("path", POSTS, ids=lambda path: path.stem)
+
+
+@each_page
+def test_links_lead_somewhere(path):
+    text = path.read_text()
+    problems = broken_links(text, path.parent, anchors(text, in_notebook=False))
+    assert not problems, problems
+
+
+@each_page
+def test_figures_are_the_measured_ones(path):
+    problems = figures.problems(path.read_text())
+    assert not problems, "\n".join(problems)
+
+
+@each_post
+def test_figures_say_where_they_come_from(path):
+    assert not figures.unsourced(path.read_text())
+
+
+@each_post
+def test_one_title_and_words_for_every_picture(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1
+    assert "![](" not in text
+
+
+def test_pictures_are_those_that_are_drawn():
+    shown = {Path(target).name for path in POSTS for target in links(path.read_text()) if "figures/" in target}
+    assert shown == {file.name for file in FOLDER.iterdir()} == set(drawings())
+
+
+@pytest.mark.parametrize("name", drawings())
+def test_drawing(name):
+    picture = drawings()[name]()
+    assert isinstance(picture, Picture) and len(str(picture)) > 40
+
+
+class TestFigures:
+    def test_right(self):
+        copied = f"{HARDWARE['copy_gbps']:,}<!-- = hardware.copy_gbps --> GB/s"
+        assert figures.problems(f"It copies {copied}.") == figures.unsourced(copied) == []
+
+    def test_to_the_digits_that_are_written(self):
+        for figure in ("3.14", "3.142", "3", "3.1416"):
+            assert figures.problems(f"{figure}<!-- = 3.14159 -->") == []
+        for figure in ("3.15", "3.141", "4", "3.1415"):
+            assert figures.problems(f"{figure}<!-- = 3.14159 -->") != []
+
+    @pytest.mark.parametrize("text, words", [
+        ("4,000<!-- = hardware.copy_gbps -->", "4,000 is now 4,"),
+        ("1<!-- = hardware.nothing -->", "AttributeError"),
+        ("1<!-- = open('README.md') -->", "NameError"),
+        ('1<!-- = kernel("add", "1", "fp64", "course").gbps -->', "LookupError: kernel: 0 rows are stored for add, 1"),
+        ('1<!-- = notebook("vector_add", 3, "PyTorch").gbps -->', "LookupError: vector_add: 0 rows"),
+    ])  # fmt: skip
+    def test_wrong(self, text, words):
+        assert words in figures.problems(text)[0]
+
+    def test_rows(self, monkeypatch):
+        cell = {"model": "vit-b16", "dtype": "bf16", "batch": 1, "provider": "timm", "mode": "graph"}
+        rows = [{**cell, "median_ms": 2.5}, {**cell, "mode": "eager", "median_ms": 3.5}]
+        monkeypatch.setattr(figures, "read", lambda what, gpu: type("Table", (), {"rows": rows}))
+        assert figures.value('2 * model("vit-b16", "bf16", 1, "timm", "graph").median_ms') == 5
+        assert figures.value('notebook("vector_add", 2**28, "PyTorch").gbps') > 1000
+
+    def test_unsourced(self):
+        text = "4 GB/s, 0.25 ms and 3\nmicroseconds, `5 ms`, 7<!-- source: a paper --> ns, 8<!-- = 8 --> TFLOP/s"
+        assert figures.unsourced(text) == ["4 GB/s", "0.25 ms", "3 microseconds"]
+
+    def test_refreshed(self):
+        text = "`1<!-- = 2 -->` 1.00<!-- = 2 / 3 --> 1,000<!-- = 1234567 --> 5<!-- source: a paper -->"
+        assert figures.refreshed(text) == (
+            "`1<!-- = 2 -->` 0.67<!-- = 2 / 3 --> 1,234,567<!-- = 1234567 --> 5<!-- source: a paper -->"
+        )
+
+    def test_command(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr(importlib.import_module("benchmarks.__main__"), "POSTS", tmp_path)
+        (tmp_path / "a.md").write_text("1<!-- = 2 -->")
+        (tmp_path / "b.md").write_text("nothing")
+        assert main(["posts"]) == 0
+        assert (tmp_path / "a.md").read_text() == "2<!-- = 2 -->"
+        assert capsys.readouterr().out == "a.md\n"
+
+
+def test_the_lint_itself_finds_what_it_looks_for(tmp_path):
+    (tmp_path / "b.md").write_text("# `Code`: a *title*\n\n```\n# no heading\n```\n")
+    text = (
+        "# A. Heading\n[a](#a-heading) [b](#A-heading) [c](b.md) [d](c.md) [e](b.md#code-a-title) [f](b.md#no-heading) "
+        '`[g](h)` [h](https://example.org) <img src="x.png">'
+    )
+    problems = broken_links(text, tmp_path, anchors(text, in_notebook=False))
+    assert problems == ["#A-heading", "c.md", "b.md#no-heading", "x.png"]
