@@ -93,7 +93,7 @@ def descriptor_kernel(x_desc, out_ptr, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def window_kernel(x_ptr, out_ptr, stride, BLOCK: tl.constexpr):
-    pixel = tl.arange(0, BLOCK)
+    pixel = tl.arange(0, BLOCK)[:, None]
     for element in range(9):
         row, column = pixel // 3 - 1 + element // 3, pixel % 3 - 1 + element % 3
         inside = (pixel < 9) & (row >= 0) & (row < 3) & (column >= 0) & (column < 3)

@@ -180,18 +180,20 @@ class Layout:
         """Lanes without an element (masked, or outside) stand where the block's other lanes would put them."""
         anchors = np.argwhere(placed)
         steps = [self.step_along(axis, offsets, place, placed) for axis in range(offsets.ndim)]
-        if self.gap and not even(anchors, steps, place):
-            steps = [None] * offsets.ndim
+        strides = [np.diff(offsets, axis=axis) for axis, size in enumerate(offsets.shape) if size > 1]
+        if self.gap and any(stride.min() < stride.max() for stride in strides):
+            steps = [None] * offsets.ndim  # no one step leads from lane to lane
         for lane in np.argwhere(~placed):
             if anchors.size:
                 anchor = anchors[np.abs(anchors - lane).sum(axis=1).argmin()]
                 start = place[tuple(anchor)].copy()
             else:  # no lane of the block is in the tensor: its first one goes where its address says
                 anchor = np.zeros(offsets.ndim, dtype=int)
-                start = self.by_address(int(offsets[tuple(anchor)]))
+                first = int(offsets[tuple(anchor)])
+                start = self.beside_a_row(first) if self.gap else self.by_address(first)
             moves = [(n, step) for n, step in zip(lane - anchor, steps) if n]
             if start is None or any(step is None for _, step in moves):
-                start, moves = self.beside_a_row(int(offsets[tuple(lane)])), []
+                start, moves = self.beside_a_row(int(offsets[tuple(lane)])) if self.gap else None, []
             if start is not None:
                 place[tuple(lane)] = start + sum(n * step for n, step in moves)
                 placed[tuple(lane)] = True
@@ -208,10 +210,8 @@ class Layout:
         stride = int(np.diff(offsets, axis=axis).flat[0])
         return next((step.astype(int) for s, step in reversed(self.steps) if s == stride), None)
 
-    def beside_a_row(self, offset: int) -> np.ndarray | None:
+    def beside_a_row(self, offset: int) -> np.ndarray:
         """Where rows lie apart, the address alone tells which of them a place is next to."""
-        if not self.gap:
-            return None
         row, column = divmod(offset + self.gap // 2, self.pitch)
         return np.array((row, column - self.gap // 2))
 
@@ -221,9 +221,3 @@ class Layout:
             n, offset = divmod(offset, stride) if stride else (0, offset)
             place += n * step
         return place if offset == 0 else None
-
-
-def even(lanes, steps, place) -> bool:
-    """Whether one step an axis leads from the first of `lanes` to all others."""
-    known = [np.zeros(2, dtype=int) if step is None else step for step in steps]
-    return all((place[tuple(lane)] == place[tuple(lanes[0])] + (lane - lanes[0]) @ known).all() for lane in lanes)
