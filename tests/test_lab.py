@@ -154,7 +154,7 @@ class TestTrace:
         record = lab.trace(window_kernel, (1,), image, out, image.stride(0), BLOCK=16)
         places = {}
         for touch in record.touches["x_ptr read"]:
-            for row, column, state in zip(touch.row, touch.column, touch.state):
+            for row, column, state in zip(touch.row.flat, touch.column.flat, touch.state.flat):
                 places.setdefault(str(state), set()).add((int(row), int(column)))
         every = {(row, column) for row in range(-1, 4) for column in range(-1, 4)}
         assert places["active"] == {(row, column) for row in range(3) for column in range(3)}
