@@ -77,19 +77,21 @@ class FastBlock:
             layer.following = following
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
-        return self.finish(x, q, k, v)
+        return self.mlp(self.attend(x, *self.qkv(self.norm1(x)).chunk(3, dim=-1)))
 
     def class_token(self, x: torch.Tensor) -> torch.Tensor:
         """The block's result for the first token of each image alone, (batch, hidden)."""
         y = self.norm1(x)
         q = self.qkv.part(y[:, :1], 0, self.hidden_size)
         k, v = self.qkv.part(y, self.hidden_size, 3 * self.hidden_size).chunk(2, dim=-1)
-        return self.finish(x[:, :1], q, k, v)[:, 0]
+        return self.mlp(self.attend(x[:, :1], q, k, v))[:, 0]
 
-    def finish(self, x, q, k, v):
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        x = self.output(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), residual=x)
+    def attend(self, x: torch.Tensor, *qkv: torch.Tensor) -> torch.Tensor:
+        """x + output(attention(q, k, v)). A step of its own, so that nothing holds q, k and v beyond it."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv)
+        return self.output(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), residual=x)
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
         return self.mlp_output(self.mlp_hidden(self.norm2(x), activation=self.activation), residual=x)
 
 

@@ -362,6 +362,7 @@ def add_in_place(x_ptr, out_ptr, n, stride, BLOCK: tl.constexpr):
 TOTAL = dataclasses.replace(
     ADD, reference=lambda x: x.sum()[None],
     cases={f"{n:,} elements": lambda randn, n=n: (randn(n),) for n in (1, 1000, 3000, 60_000)},
+    heavy=lambda randn: (randn(50_000),),
 )  # fmt: skip
 
 
@@ -476,7 +477,8 @@ class TestCheck:
             for operand in (x, y):
                 add_in_place[(1,)](operand, out.zero_() if operand is x else out, len(x), operand.stride(0), 1 << 17)
 
-        assert lab.check(ADD, launch).passed
+        one_program_s = dataclasses.replace(ADD, heavy=lambda randn: (randn(1 << 17), randn(1 << 17)))
+        assert lab.check(one_program_s, launch).passed
 
     def test_hang(self):
         @triton.jit
