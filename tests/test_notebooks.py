@@ -37,6 +37,11 @@ FIGURES = {  # sentences with measured figures in them, and where those come fro
         "an H200 has {multiprocessors} of them. This kernel leaves {multiprocessors_less_one} idle",
         "the GPU could do {operations_per_byte:.0f} for each single one",
     ],
+    "04_matmul": [
+        "An H200 has time for {operations_per_byte:.0f} operations for each byte",
+        "An H200 has {multiprocessors} multiprocessors: at one program each",
+        "on {multiprocessors} multiprocessors, 84 have nothing to do",
+    ],
 }
 
 

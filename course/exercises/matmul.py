@@ -410,11 +410,15 @@ GATED = Exercise(
     task=prose("""
         ### Exercise 5: a gated layer
 
-        Most language models of today have this in place of a linear layer with an activation: `out = silu(x @ gate.T)
-        * (x @ up.T)`, where `silu(z) = z * sigmoid(z)` and both weights are (N, K). It is called SwiGLU. In PyTorch
-        it is two products and two more kernels, which write and read three tensors of the size of `out` on the way.
-        Write it as one kernel, from nothing: two tiles of sums side by side, and each block of `x` loaded once for
-        both.
+        Most language models of today have this in place of a linear layer with an activation:
+
+        ```python
+        out = silu(x @ gate.T) * (x @ up.T)        # silu(z) = z * sigmoid(z)
+        ```
+
+        It is called SwiGLU; both weights are (N, K). In PyTorch it is two products and two more kernels, which write
+        and read three tensors of the size of `out` on the way. Write it as one kernel, from nothing: two tiles of
+        sums side by side, and each block of `x` loaded once for both.
     """),
     reference=gated_reference,
     cases={
