@@ -1,13 +1,13 @@
 """The results as pictures: each kernel over its sizes, a roofline with all of them, the models over batch sizes."""
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import BATCHES, MODELS, MOVERS, moved_mib, operations_a_byte
+from benchmarks.report import BATCHES, MODELS, MOVERS, moved_mib
 from course.lab.display import CARD, COLOURS, FAINT, INK
+from course.lab.roofline import roofline
 from course.results import Results, described, is_ours, median
 
 WIDTH = 9.0  # inches: what a notebook shows without scaling
@@ -29,7 +29,8 @@ def draw_all(kernels: Results, models: Results, folder: Path) -> list[Path]:
     if kernels.rows:
         for kernel in dict.fromkeys(row["kernel"] for row in kernels.rows):
             files.append(saved(kernel_figure(kernels, kernel), folder / f"kernel_{kernel}.png"))
-        files.append(saved(roofline(kernels), folder / "roofline.png"))
+        if any(is_ours(row["provider"]) for row in kernels.rows):
+            files.append(saved(roofline(kernels), folder / "roofline.png"))
     if models.rows:
         files.append(saved(models_figure(models), folder / "models.png"))
     return files
@@ -129,38 +130,6 @@ def shapes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
     axes.grid(axis="x", which="both", color=FAINT, alpha=0.25, linewidth=0.7)
     axes.tick_params(which="minor", colors=INK, labelsize=8)
     axes.grid(visible=False, axis="y")
-    return figure
-
-
-def roofline(kernels: Results) -> Figure:
-    """Every kernel of ours under what the memory and the tensor cores allow."""
-    figure = new_figure(6.4, "Roofline: every kernel, every size", f"Medians. {described(kernels.last)}")
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.085, right=0.98, top=0.91, bottom=0.27)
-    ours = [row for row in kernels.rows if is_ours(row["provider"])]
-    limits = kernels.last["limits"]
-    for i, kernel in enumerate(dict.fromkeys(row["kernel"] for row in ours)):
-        mine = [row for row in ours if row["kernel"] == kernel]
-        axes.plot([operations_a_byte(row) for row in mine], [row["tflops"] for row in mine], MARKERS[i % 7],
-                  color=COLOURS[i % len(COLOURS)], markeredgecolor=INK, markeredgewidth=0.6, markersize=6.5,
-                  label=kernel, zorder=3)  # fmt: skip
-    x = [operations_a_byte(row) for row in ours] or [1.0]
-    low, high = min(x) / 2, max(*x, 1e3 * limits["half_tflops"] / limits["copy_gbps"]) * 2
-    ridge = 1e3 * limits["half_tflops"] / limits["copy_gbps"]
-    axes.plot([low, ridge, high], [low * limits["copy_gbps"] / 1e3, *[limits["half_tflops"]] * 2], color=INK,
-              linewidth=1.6, zorder=2)  # fmt: skip
-    middle = math.sqrt(low * ridge)
-    least = min([row["tflops"] for row in ours], default=1.0) / 2
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(least, 2 * limits["half_tflops"]),
-             xlabel="operations a byte", ylabel="TFLOP/s")  # fmt: skip
-    ends = axes.transData.transform([(low, low * limits["copy_gbps"]), (ridge, ridge * limits["copy_gbps"])])
-    slope = math.degrees(math.atan2(*(ends[1] - ends[0])[::-1]))
-    axes.text(middle, 1.25 * middle * limits["copy_gbps"] / 1e3, f"copying: {limits['copy_gbps']:,.0f} GB/s",
-              color=INK, fontsize=9, rotation=slope, rotation_mode="anchor", ha="center")  # fmt: skip
-    axes.text(high / 1.1, limits["half_tflops"] * 1.12, f"matmul: {limits['half_tflops']:,.0f} TFLOP/s", color=INK,
-              fontsize=9, ha="right")  # fmt: skip
-    finish(axes)
-    legend(axes, loc="upper center", bbox_to_anchor=(0.48, -0.13), ncols=5)
     return figure
 
 

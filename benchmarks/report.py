@@ -1,5 +1,4 @@
 """The results as text: for a terminal, and the table in README.md between its two markers."""
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import geometric_mean
@@ -152,10 +151,6 @@ def kernels_table(kernels: Results) -> str:
 def moved_mib(row: dict) -> float:
     """MiB read and written, which a row says by its rate and its time."""
     return row["gbps"] * row["median_ms"] * 1e6 / 2**20
-
-
-def operations_a_byte(row: dict) -> float:
-    return row["tflops"] * 1e3 / row["gbps"] if row["gbps"] else math.inf
 
 
 def readme_with(text: str, block: str) -> str:

@@ -11,17 +11,21 @@ from course.lab.lines import plot_lines
 from course.lab.models import draw_chain, gallery, measured, plot_errors
 from course.lab.numbers import draw_formats, draw_number_line
 from course.lab.online import draw_online
+from course.lab.profile import profile
+from course.lab.roofline import roofline
 from course.lab.sanitizer import sanitize
 from course.lab.scores import draw_scores
 from course.lab.source import show_source
 from course.lab.speed import copy_bandwidth, hardware
 from course.lab.tiles import draw_tiles
+from course.lab.timed import timed
+from course.lab.timeline import draw_timeline
 from course.lab.trace import trace
 from course.lab.traffic import draw_traffic
 
 __all__ = [
     "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_formats",
     "draw_gpu", "draw_im2col", "draw_number_line", "draw_online", "draw_scores", "draw_terms", "draw_tiles",
-    "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured", "plot_errors", "plot_lines", "sanitize",
-    "show_source", "solution", "trace",
+    "draw_timeline", "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured", "plot_errors",
+    "plot_lines", "profile", "roofline", "sanitize", "show_source", "solution", "timed", "trace",
 ]  # fmt: skip

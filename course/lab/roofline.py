@@ -1,0 +1,59 @@
+"""`roofline`: every kernel under what the memory and the tensor cores allow."""
+import math
+
+from course import results
+from course.lab.display import CARD, COLOURS, FAINT, INK, Markdown, Picture
+from course.results import Results, described, is_ours
+
+WIDTH, HEIGHT = 9.0, 6.4  # inches: what a notebook shows without scaling
+MARKERS = "osD^vP*X"
+
+
+def roofline(kernels: Results | None = None) -> Picture | Markdown:
+    """Draws each kernel and size in `kernels`, by default what is stored: TFLOP/s over operations a byte.
+
+    A kernel that only moves bytes can lie on the slope at best, one that computes enough for each byte on the
+    flat part. Nothing is timed here.
+    """
+    kernels = kernels or results.read("kernels")
+    ours = [row for row in kernels.rows if is_ours(row["provider"]) and row["gbps"]]
+    if not ours:
+        return Markdown("*No result is stored for the kernels yet: `python -m course bench kernels` on a GPU.*")
+    limits = kernels.last["limits"]
+    copy, most = limits["copy_gbps"] / 1e3, limits["half_tflops"]  # TB/s, TFLOP/s
+    points = [(row["kernel"], 1e3 * row["tflops"] / row["gbps"], row["tflops"]) for row in ours]
+    names = list(dict.fromkeys(name for name, _, _ in points))
+    source = f"Medians. {described(kernels.last)}"
+    figure = Picture(WIDTH, HEIGHT, "\n".join([*(told(name, points, copy, most) for name in names), source]))
+    figure.text(0.012, 1 - 0.3 / HEIGHT, "Roofline: every kernel, every size", color=INK, fontsize=12, weight="bold")
+    figure.text(0.012, 0.1 / HEIGHT, source, color=INK, fontsize=6.5)
+    axes = figure.add_axes((0.085, 0.27, 0.895, 0.64), facecolor=CARD)
+    for i, name in enumerate(names):
+        mine = [(x, y) for other, x, y in points if other == name]
+        axes.plot(*zip(*mine), MARKERS[i % 7], color=COLOURS[i % len(COLOURS)], markeredgecolor=INK,
+                  markeredgewidth=0.6, markersize=6.5, label=name, zorder=3)  # fmt: skip
+    ridge = most / copy
+    low, high = min(x for _, x, _ in points) / 2, 2 * max(ridge, *(x for _, x, _ in points))
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(min(y for _, _, y in points) / 2, 2 * most),
+             xlabel="operations a byte", ylabel="TFLOP/s")  # fmt: skip
+    axes.plot([low, ridge, high], [low * copy, most, most], color=INK, linewidth=1.6, zorder=2)
+    ends = axes.transData.transform([(low, low * copy), (ridge, most)])
+    slope = math.degrees(math.atan2(*(ends[1] - ends[0])[::-1]))
+    middle = math.sqrt(low * ridge)
+    axes.text(middle, 1.25 * middle * copy, f"copying: {1e3 * copy:,.0f} GB/s", color=INK, fontsize=9, rotation=slope,
+              rotation_mode="anchor", ha="center")  # fmt: skip
+    axes.text(high / 1.1, most * 1.12, f"matmul: {most:,.0f} TFLOP/s", color=INK, fontsize=9, ha="right")
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.7)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.legend(facecolor=CARD, edgecolor=FAINT, labelcolor=INK, fontsize=8.5, loc="upper center",
+                bbox_to_anchor=(0.48, -0.13), ncols=5)  # fmt: skip
+    return figure
+
+
+def told(name, points, copy, most) -> str:
+    """A kernel in words: how near its points come to the roof."""
+    shares = [y / min(x * copy, most) for other, x, y in points if other == name]
+    return f"{name}, sizes: {len(shares)}, from {min(shares):.0%} to {max(shares):.0%} of the limit"
