@@ -21,6 +21,7 @@ from triton.runtime.interpreter import GridExecutor, InterpretedFunction, Interp
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from course import _interpreter  # noqa: F401  in effect once imported
 from course.runtime import INTERPRET
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -98,7 +99,6 @@ def observed(observe: Callable[[Access], None]) -> Iterator[None]:
             (InterpreterBuilder, "create_atomic_rmw", rmw),
             (InterpreterBuilder, "create_atomic_cas", cas),
             (GridExecutor, "_init_args_hst", launched_with),
-            (InterpretedFunction, "__call__", call),
             (interpreter, "_patch_lang_tensor", patch_tensor),
             (interpreter.interpreter_builder, "options", checking_options()),
         ]:
@@ -137,16 +137,6 @@ def tensors_in(args) -> Iterator[torch.Tensor]:
             yield from tensors_in(arg)
         elif isinstance(arg, TensorDescriptor):
             yield arg.base
-
-
-def call(self, *args, **kwargs):
-    """A jit function called by another one. Triton's own version leaves `triton.language` patched, after
-    which nothing could be compiled any more."""
-    scope = interpreter._patch_lang(self.fn)
-    try:
-        return self.rewrite()(*args, **kwargs)
-    finally:
-        scope.restore()
 
 
 _patch_lang_tensor = interpreter._patch_lang_tensor
