@@ -34,7 +34,8 @@ def layer_norm_kernel(
     x = tl.load(x_ptr + x_offs, mask=inside, other=0.0).to(tl.float32)
     # asked for now, they come while the sums are made
     weight, bias = load_affine(weight_ptr, bias_ptr, 0, n_cols, ALIGN_N, BLOCK_N)
-    mean = tl.sum(x, axis=1, keep_dims=True) / n_cols
+    # rounded correctly, as `/` is not on a GPU: a row of equal numbers is its mean, and comes out as zeros
+    mean = tl.div_rn(tl.sum(x, axis=1, keep_dims=True), tl.cast(n_cols, tl.float32))
     centred = tl.where(inside, x - mean, 0.0)  # the padding would add mean**2
     variance = tl.sum(centred * centred, axis=1, keep_dims=True) / n_cols
     y = centred * tl.rsqrt(variance + eps) * weight + bias
@@ -61,7 +62,7 @@ def long_layer_norm_kernel(
         means += delta * (1.0 / (col // BLOCK_N + 1))
         squares += delta * (x - means)
     counts = tl.cdiv(n_cols - tl.arange(0, BLOCK_N), BLOCK_N).to(tl.float32)[None, :]
-    mean = tl.sum(means * counts, axis=1, keep_dims=True) / n_cols
+    mean = tl.div_rn(tl.sum(means * counts, axis=1, keep_dims=True), tl.cast(n_cols, tl.float32))
     shift = means - mean
     variance = tl.sum(squares + shift * shift * counts, axis=1, keep_dims=True) / n_cols
     rstd = tl.rsqrt(variance + eps)

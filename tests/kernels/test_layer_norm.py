@@ -161,3 +161,9 @@ def test_more_than_2_31_elements(shape):
     exact = torch.nn.functional.layer_norm(x[-1].double(), shape[1:])
     for part in (slice(1000), slice(-1000, None)):
         assert_accurate(got[part], exact[part], terms=64, magnitude=exact[part].abs() + 1)
+
+
+@pytest.mark.parametrize("cols", [3, 97, 1000])
+def test_a_row_of_equal_numbers_is_zeros(cols, dtype, device):
+    x = torch.tensor([[5.0], [-3.0], [0.0]], dtype=dtype, device=device).expand(3, cols)
+    assert torch.equal(layer_norm(x, (cols,)), torch.zeros(3, cols, dtype=dtype, device=device))
