@@ -1,4 +1,5 @@
 """How far a result may lie from the exact one, derived from the dtype and the sums behind it."""
+import pytest
 import torch
 
 from course.runtime import INTERPRET
@@ -8,6 +9,9 @@ UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-
 
 TF32 = 2.0**-11
 """The same for TF32's 10 bits of fraction."""
+
+one_dtype = pytest.mark.parametrize("dtype", [torch.float16], ids=["float16"])
+"""For what is the same in every dtype, as an operator's registration: not float32, which a forgotten dtype would be."""
 
 
 def assert_accurate(

@@ -1,4 +1,5 @@
-"""Every exercise: the stub is unsolved, or fails as it should; the solution passes, plausible mistakes are explained."""
+"""Every exercise: the stub is unsolved, or fails as it should; the solution passes, likely mistakes are explained."""
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -42,9 +43,13 @@ def test_solution_passes(exercise, with_gradients_as_in_a_notebook):
 
 @pytest.mark.parametrize("exercise, mistake", WRONG, ids=[f"{e.name}: {mistake}" for e, mistake in WRONG])
 def test_mistake_is_found_and_explained(exercise, mistake):
-    report = lab.check(exercise, exercise.build(exercise.wrong_source(mistake)), seconds=5)
+    function, says = exercise.build(exercise.wrong_source(mistake)), exercise.wrong[mistake].says
+    first = dict(list(exercise.cases.items())[:1])
+    report = lab.check(dataclasses.replace(exercise, cases=first), function, seconds=2)
+    if report.status != "failed" or says not in repr(report):  # most are found at once, which saves the other cases
+        report = lab.check(exercise, function, seconds=5)
     assert report.status == "failed"
-    assert exercise.wrong[mistake].says in repr(report), report
+    assert says in repr(report), report
 
 
 @each_exercise
@@ -88,4 +93,5 @@ def test_names_are_unique_and_found():
 @pytest.mark.gpu
 @each_exercise
 def test_heavy_inputs_run(exercise):
-    assert lab.check(exercise, exercise.build(exercise.answer)).speed
+    report = lab.check(exercise, exercise.build(exercise.answer))
+    assert report.passed and bool(report.speed) == bool(exercise.heavy)

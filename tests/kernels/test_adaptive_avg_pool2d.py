@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from course.kernels import adaptive_avg_pool2d
-from tests.compare import assert_accurate, assert_like_pytorch
+from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.images import LAYOUTS, images
 
 
@@ -17,16 +17,16 @@ def check(x, size):
     assert_accurate(got, F.adaptive_avg_pool2d(x.double(), size), terms=longest, magnitude=magnitude)
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, (2, 3), (7, 5), (1, 9), (12, 1), (13, 4), (None, 4), (None, None)])
+@pytest.mark.parametrize("size", [0, 1, 2, (2, 1), (2, 3), (4, 5), (1, 9), (6, 1), (7, 2), (None, 2), (None, None)])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_sizes(size, layout, device):
-    check(LAYOUTS[layout](torch.randn(2, 5, 12, 18, device=device)), size)
+    check(LAYOUTS[layout](torch.randn(2, 5, 6, 12, device=device)), size)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("size", [1, (3, 2), (4, 3)])
+@pytest.mark.parametrize("size", [1, (3, 2), (2, 3)])
 def test_layouts(size, layout, dtype, device):
-    check(LAYOUTS[layout](torch.randn(3, 6, 9, 8, dtype=dtype, device=device)), size)
+    check(LAYOUTS[layout](torch.randn(2, 6, 9, 8, dtype=dtype, device=device)), size)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (3, 9, 8), (1, 1, 1, 1), (2, 1, 1, 9), (2, 0, 3, 3), (2, 130, 7, 7)])
@@ -55,6 +55,7 @@ def test_any_sizes(data, device):
     check(data.draw(images(device, largest=16)), data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5))))
 
 
+@one_dtype
 def test_opcheck(dtype, device):
     x = torch.randn(2, 3, 7, 8, dtype=dtype, device=device)
     for t in (x, x[0], x.to(memory_format=torch.channels_last)):

@@ -13,7 +13,7 @@ from course.kernels import conv2d
 from course.kernels._conv2d_tma_configs import conv2d_tma_configs
 from course.kernels._dot import conv_precision
 from course.runtime import INTERPRET
-from tests.compare import TF32, assert_accurate, assert_like_pytorch
+from tests.compare import TF32, assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.images import LAYOUTS
 
 ACTIVATIONS = {
@@ -341,6 +341,7 @@ def test_any_parameters(data, device):
     check(x, w, padding=pads, stride=steps, dilation=gaps, groups=groups)
 
 
+@one_dtype
 def test_opcheck(dtype, device):
     x, w = torch.randn(2, 4, 6, 5, dtype=dtype, device=device), torch.randn(8, 4, 3, 3, dtype=dtype, device=device)
     op = torch.ops.course.conv2d.default

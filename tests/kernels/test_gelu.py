@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from course.kernels import gelu
-from tests.compare import assert_accurate, assert_like_pytorch
+from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
 
 APPROXIMATE = ["none", "tanh"]
 
@@ -62,6 +62,7 @@ def test_any_shapes(shape, data, device):
     check(torch.randn(shape, device=device).permute(order), data.draw(st.sampled_from(APPROXIMATE)))
 
 
+@one_dtype
 def test_opcheck(dtype, device):
     x = torch.randn(3, 4, dtype=dtype, device=device)
     for approximate in APPROXIMATE:

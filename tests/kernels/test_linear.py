@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from course.kernels import linear
-from tests.compare import assert_accurate, assert_like_pytorch
+from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.test_matmul import needs_tma, normal, pointers, rounding, tf32, tma, use  # noqa: F401  a fixture
 
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda y: F.gelu(y, approximate="tanh")}
@@ -127,6 +127,7 @@ def test_any_shapes(lead, N, K, activation, with_bias, with_residual):
     check(normal((*lead, K)), normal((N, K)), normal(N) if with_bias else None, activation, residual)
 
 
+@one_dtype
 def test_opcheck(dtype, device):
     x, weight, bias, residual = (normal(shape, dtype) for shape in ((2, 3, 4), (5, 4), 5, (2, 3, 5)))
     torch.library.opcheck(torch.ops.course.linear.default, (x, weight, None, None, None))

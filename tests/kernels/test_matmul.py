@@ -10,7 +10,7 @@ from course import runtime
 from course.kernels import matmul
 from course.kernels._matmul_configs import OFFERED, matmul_configs
 from course.runtime import INTERPRET
-from tests.compare import TF32, assert_accurate, assert_like_pytorch
+from tests.compare import TF32, assert_accurate, assert_like_pytorch, one_dtype
 
 # by name: in the package, `matmul` is the function
 MODULE = sys.modules["course.kernels.matmul"]
@@ -190,6 +190,7 @@ def test_offered_configurations(dtype, monkeypatch):
             assert len(matmul_configs(197, 10, 768, 1, dtype, precision, False, False)) == 1  # nobody waits for it
 
 
+@one_dtype
 def test_opcheck(dtype, device):
     for a_shape, b_shape in (((3, 4), (4, 5)), ((4,), (4,)), ((2, 1, 3, 4), (3, 4, 5)), ((2, 3, 4), (4,))):
         torch.library.opcheck(torch.ops.course.matmul.default, (normal(a_shape, dtype), normal(b_shape, dtype)))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from course.kernels._attention_configs import config
 from course.kernels.scaled_dot_product_attention import scaled_dot_product_attention
-from tests.compare import TF32, UNIT, assert_accurate, assert_like_pytorch
+from tests.compare import TF32, UNIT, assert_accurate, assert_like_pytorch, one_dtype
 
 pytestmark = pytest.mark.usefixtures("ieee")
 
@@ -209,6 +209,7 @@ def test_any_shapes(data, device):
     check(operand(*lead, L, E), operand(*lead, S, E), operand(*lead, S, EV), data.draw(st.booleans(), label="causal"))
 
 
+@one_dtype
 def test_opcheck(is_causal, dtype, device):
     q, k, v = projection(2, 7, 3, 8, dtype=dtype, device=device)
     torch.library.opcheck(torch.ops.course.scaled_dot_product_attention.default, (q, k, v, is_causal, None))

@@ -9,7 +9,7 @@ from course.kernels import stem
 from course.kernels._dot import conv_precision
 from course.kernels.stem import stem_weight
 from course.runtime import INTERPRET
-from tests.compare import TF32, assert_accurate, assert_like_pytorch
+from tests.compare import TF32, assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.images import LAYOUTS
 
 
@@ -97,6 +97,7 @@ def test_in_full_precision(ieee, device):
     check(*drawn((2, 3, 33, 40), 24, torch.float32, device))
 
 
+@one_dtype
 def test_opcheck(dtype, device):
     x, weight, bias = drawn((2, 3, 18, 21), 8, dtype, device)
     for images in (x, x.to(memory_format=torch.channels_last)):
