@@ -4,10 +4,13 @@ import os
 import sys
 
 import pytest
+import torch
 
 from course import lab
+from course.kernels import add, mul
 from course.lab import stored
 from course.results import Results
+from course.runtime import DEVICE
 
 profile, timed = (sys.modules[f"course.lab.{name}"] for name in ("profile", "timed"))
 
@@ -96,8 +99,6 @@ class TestProfile:
 
     @pytest.mark.gpu
     def test_on_a_gpu(self):
-        import torch
-
         x = torch.ones(2**20, device="cuda")
         lanes = profile.lanes(profile.recorded(lambda: (x + 1).relu()))
         assert len(lanes["GPU"]) == 2 and len(lanes["CPU"]) == 2
@@ -117,3 +118,29 @@ class TestRoofline:
                      row("matmul", 100.0, 99.0, "aten")], RUN)  # fmt: skip
         text = drawn(lab.roofline(kernels))
         assert "add, sizes: 2, from 50% to 90% of the limit" in text and "matmul, sizes: 1, from 80% to 80%" in text
+
+
+class TestRecord:
+    def test_it_goes_on_with_the_tensors_it_was_recorded_with(self):
+        x, y = torch.zeros(4, device=DEVICE), torch.ones(4, device=DEVICE)
+        calls = []
+
+        def call():
+            calls.append(1)
+            return add(mul(x, y).view(2, 2), x.view(2, 2).T)
+
+        graph = lab.record(call)
+        (out,), before = graph.outputs, len(calls)
+        x.copy_(torch.arange(4.0))
+        graph.replay()
+        assert out.tolist() == [[0, 3], [3, 6]] and graph.outputs[0] is out
+        y.fill_(2)
+        graph.replay()
+        assert out.tolist() == [[0, 4], [5, 9]] and len(calls) == before
+
+    def test_changes_in_place_are_done_again(self):
+        total = torch.zeros(2, device=DEVICE)
+        graph = lab.record(lambda: total.add_(1))
+        before = total.tolist()
+        graph.replay()
+        assert total.tolist() == [n + 1 for n in before]

@@ -36,7 +36,7 @@ class Exercise:
 
     The last function of `solution` is the one that is checked. It takes the arguments of `reference` and then `out`,
     which it fills. `cases` are small enough for the interpreter, and the first is the one to explain mistakes with;
-    `heavy` is large enough to time on a GPU.
+    `heavy` is large enough to time on a GPU; without it nothing is timed.
 
     `operations` is for work that waits for arithmetic, and not for memory: matrix products, convolutions, attention. It
     takes the same arguments as `reference` and counts their operations, a multiplication and an addition as two, such
@@ -51,12 +51,12 @@ class Exercise:
     task: str
     reference: Callable[..., torch.Tensor]
     cases: Mapping[str, Inputs]
-    heavy: Inputs
     solution: tuple
     hints: tuple[str, str, str]
     explanation: str
     wrong: Mapping[str, Wrong]
     operations: Callable[..., int] | None = None
+    heavy: Inputs | None = None
     symptom: str = ""
 
     @property

@@ -12,6 +12,7 @@ from course.lab.models import draw_chain, gallery, measured, plot_errors
 from course.lab.numbers import draw_formats, draw_number_line
 from course.lab.online import draw_online
 from course.lab.profile import profile
+from course.lab.record import record
 from course.lab.roofline import roofline
 from course.lab.sanitizer import sanitize
 from course.lab.scores import draw_scores
@@ -27,5 +28,5 @@ __all__ = [
     "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_formats",
     "draw_gpu", "draw_im2col", "draw_number_line", "draw_online", "draw_scores", "draw_terms", "draw_tiles",
     "draw_timeline", "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured", "plot_errors",
-    "plot_lines", "profile", "roofline", "sanitize", "show_source", "solution", "timed", "trace",
+    "plot_lines", "profile", "record", "roofline", "sanitize", "show_source", "solution", "timed", "trace",
 ]  # fmt: skip
