@@ -42,6 +42,11 @@ FIGURES = {  # sentences with measured figures in them, and where those come fro
         "An H200 has {multiprocessors} multiprocessors: at one program each",
         "on {multiprocessors} multiprocessors, 84 have nothing to do",
     ],
+    "05_conv2d": [
+        "288 operations a byte, where the hardware's balance is {operations_per_byte:.0f}",
+        "eight tiles of 64 × 64, for {multiprocessors} multiprocessors",
+    ],
+    "06_attention": ["The GPU has time for {operations_per_byte:.0f} operations a byte"],
 }
 
 

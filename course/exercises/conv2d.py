@@ -214,7 +214,7 @@ POINTWISE = Exercise(
 
 
 @triton.jit
-def fused_kernel(
+def my_block_end_kernel(
     x_ptr, w_ptr, scale_ptr, shift_ptr, residual_ptr, out_ptr, n_pixels, H, W, K,
     C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
@@ -246,16 +246,16 @@ def fused_kernel(
     tl.store(out_ptr + offs, y, mask=there)
 
 
-def fused(x, weight, scale, shift, residual, out):
+def my_block_end(x, weight, scale, shift, residual, out):
     (N, C, H, W), K = x.shape, len(weight)
     weight = weight.permute(0, 2, 3, 1).contiguous()
     grid = (triton.cdiv(N * H * W, 128), triton.cdiv(K, 32))
-    fused_kernel[grid](
+    my_block_end_kernel[grid](
         x, weight, scale, shift, residual, out, N * H * W, H, W, K, C=C, BLOCK_M=128, BLOCK_N=32, BLOCK_K=32
     )
 
 
-def block_end(n, c, k, h, w, dtype=torch.float32):
+def inputs_of_block_end(n, c, k, h, w, dtype=torch.float32):
     """The inputs of a residual block's last layer, everything channels_last."""
 
     def make(randn):
@@ -265,8 +265,8 @@ def block_end(n, c, k, h, w, dtype=torch.float32):
     return make
 
 
-FUSED = Exercise(
-    name="conv2d.fused",
+BLOCK_END = Exercise(
+    name="conv2d.block_end",
     task=prose("""
         ### Exercise 3: a residual block's end
 
@@ -280,17 +280,17 @@ FUSED = Exercise(
         F.conv2d(x, weight, padding=1) * scale.view(-1, 1, 1) + shift.view(-1, 1, 1) + residual
     ).to(residual.dtype),
     cases={
-        "8 × 8, 16 channels": block_end(1, 16, 16, 8, 8),
-        "1 × 1 × 1": block_end(1, 1, 1, 1, 1),
-        "13 × 11, 5 to 35 channels": block_end(2, 5, 35, 13, 11),
-        "1 × 7": block_end(3, 16, 20, 1, 7),
-        "7 × 7, 40 to 24 channels": block_end(3, 40, 24, 7, 7),
-        "float16": block_end(2, 16, 33, 9, 9, torch.float16),
-        "large: 3 to 64 channels, 40 × 40": block_end(1, 3, 64, 40, 40),
+        "8 × 8, 16 channels": inputs_of_block_end(1, 16, 16, 8, 8),
+        "1 × 1 × 1": inputs_of_block_end(1, 1, 1, 1, 1),
+        "13 × 11, 5 to 35 channels": inputs_of_block_end(2, 5, 35, 13, 11),
+        "1 × 7": inputs_of_block_end(3, 16, 20, 1, 7),
+        "7 × 7, 40 to 24 channels": inputs_of_block_end(3, 40, 24, 7, 7),
+        "float16": inputs_of_block_end(2, 16, 33, 9, 9, torch.float16),
+        "large: 3 to 64 channels, 40 × 40": inputs_of_block_end(1, 3, 64, 40, 40),
     },
-    heavy=block_end(64, 64, 64, 56, 56, torch.float16),
+    heavy=inputs_of_block_end(64, 64, 64, 56, 56, torch.float16),
     operations=lambda x, weight, scale, shift, residual: operations(x, weight, 1, 1),
-    solution=(fused_kernel, fused),
+    solution=(my_block_end_kernel, my_block_end),
     hints=(
         "Scale and shift are vectors of `BLOCK_N`, one number for each of the filters `k`; the residual is a tile "
         "like `acc`, and lies in memory just as `out` does.",
@@ -523,4 +523,4 @@ TRANSPOSED = Exercise(
     },
 )
 
-EXERCISES = (FILL_IN, POINTWISE, FUSED, DEPTHWISE, TRANSPOSED)
+EXERCISES = (FILL_IN, POINTWISE, BLOCK_END, DEPTHWISE, TRANSPOSED)
