@@ -111,8 +111,9 @@ class ViTBase(Family):
             return load_weights.load_vit(folder, layers=torch.nn).state_dict()
 
     def course_model(self, layers):
-        model = ViT(self.config, layers)
-        model.load_state_dict(self.weights)
+        with torch.device("meta"):  # no random weights: they take seconds
+            model = ViT(self.config, layers)
+        model.load_state_dict(self.weights, assign=True)
         return model.eval()
 
     def transformers_model(self):
@@ -122,11 +123,13 @@ class ViTBase(Family):
         import timm
 
         c = self.config
-        model = timm.models.VisionTransformer(
-            img_size=c.image_size, patch_size=c.patch_size[0], embed_dim=c.hidden_size, depth=c.num_hidden_layers,
-            num_heads=c.num_attention_heads, mlp_ratio=c.intermediate_size / c.hidden_size, num_classes=c.num_labels,
-        )  # fmt: skip
-        model.load_state_dict({timm_name(name): tensor for name, tensor in self.weights.items()})
+        with torch.device("meta"):
+            model = timm.models.VisionTransformer(
+                img_size=c.image_size, patch_size=c.patch_size[0], embed_dim=c.hidden_size, depth=c.num_hidden_layers,
+                num_heads=c.num_attention_heads, mlp_ratio=c.intermediate_size / c.hidden_size,
+                num_classes=c.num_labels, weight_init="skip",
+            )  # fmt: skip
+        model.load_state_dict({timm_name(name): tensor for name, tensor in self.weights.items()}, assign=True)
         return model.eval()
 
 

@@ -5,11 +5,15 @@ once, so that a slow moment falls on all of them, and the median over the rounds
 and 80 % quantiles. Work is launched from a CUDA graph where the question is the kernel, and call by call where
 it is what a user waits for.
 """
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import torch
 
 BUSY_CYCLES = 1_000_000
@@ -62,29 +66,31 @@ def time_in_turn(
     A graph (a Captured's `replay`) is launched behind a kernel that keeps the GPU busy meanwhile: its time is the
     GPU's alone. Any other function is called on an idle GPU: its time is what a user waits for, launches included.
     With `cold`, both are called behind such a kernel, and behind a write that fills the L2 cache: the GPU's time with
-    nothing cached. At least 5 rounds; up to `rounds` within `budget_s` seconds.
+    nothing cached. At least 5 rounds; up to `rounds` within `budget_s` seconds. Processes that time at the same moment,
+    such as two notebooks, take turns.
     """
     events = {name: [] for name in competitors}
     filler = torch.empty(4 * l2_bytes() if cold else 0, dtype=torch.int8, device="cuda")
     for run in competitors.values():
         run()
     torch.cuda.synchronize()
-    deadline = time.perf_counter() + budget_s
-    for round_number in range(rounds):
-        if round_number >= FEWEST_ROUNDS and time.perf_counter() > deadline:
-            break
-        for name, run in competitors.items():
-            torch.cuda.synchronize()
-            if cold:
-                filler.zero_()
-            if cold or isinstance(getattr(run, "__self__", None), Captured):
-                torch.cuda._sleep(BUSY_CYCLES)
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            run()
-            end.record()
-            events[name].append((start, end))
-    torch.cuda.synchronize()
+    with filelock.FileLock(Path(tempfile.gettempdir()) / f"triton-course-timing-{os.getuid()}.lock"):
+        deadline = time.perf_counter() + budget_s
+        for round_number in range(rounds):
+            if round_number >= FEWEST_ROUNDS and time.perf_counter() > deadline:
+                break
+            for name, run in competitors.items():
+                torch.cuda.synchronize()
+                if cold:
+                    filler.zero_()
+                if cold or isinstance(getattr(run, "__self__", None), Captured):
+                    torch.cuda._sleep(BUSY_CYCLES)
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                run()
+                end.record()
+                events[name].append((start, end))
+        torch.cuda.synchronize()
     return {name: _timing([s.elapsed_time(e) / calls_in_one for s, e in pairs]) for name, pairs in events.items()}
 
 
