@@ -7,6 +7,7 @@ figure, to the digits that are written; `python -m benchmarks posts` writes the 
 """
 import json
 import re
+from statistics import geometric_mean
 from types import SimpleNamespace
 
 from course.results import RESULTS, read
@@ -34,7 +35,17 @@ def names() -> dict:
         rows = json.loads((RESULTS / GPU / "notebooks" / f"{name}.json").read_text())["rows"]
         return row(name, [r for r in rows if (r["size"], r["provider"]) == (size, provider)], (size, provider))
 
+    def ratios(what, name, *first):
+        """Best peer's time / ours of the cells with this kernel or model whose next columns begin so."""
+        races = read(f"{what}s", GPU).races()
+        found = [race for cell, race in races.items() if cell[0] == name and begins(cell[1:], first)]
+        return [race.ratio for race in found]
+
+    def begins(cell, first):
+        return all(str(got).startswith(str(wanted)) for got, wanted in zip(cell, first))
+
     return {
+        "ratios": ratios, "geometric_mean": geometric_mean,
         "hardware": SimpleNamespace(**json.loads((RESULTS / GPU / "hardware.json").read_text())),
         "kernel": table("kernel", ("kernel", "shape", "dtype", "provider")),
         "model": table("model", ("model", "dtype", "batch", "provider", "mode")),

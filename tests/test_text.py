@@ -3,6 +3,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,6 +85,16 @@ class TestFigures:
         monkeypatch.setattr(figures, "read", lambda what, gpu: type("Table", (), {"rows": rows}))
         assert figures.value('2 * model("vit-b16", "bf16", 1, "timm", "graph").median_ms') == 5
         assert figures.value('notebook("vector_add", 2**28, "PyTorch").gbps') > 1000
+
+    def test_ratios(self, monkeypatch):
+        races = {
+            ("conv2d", "1×3", "fp16"): 2.0, ("conv2d", "1×9", "fp16"): 8.0, ("conv2d", "16×3", "fp16"): 5.0,
+            ("add", "1", "fp16"): 7.0,
+        }  # fmt: skip
+        table = SimpleNamespace(rows=[], races=lambda: {cell: SimpleNamespace(ratio=ratio) for cell, ratio in races.items()})
+        monkeypatch.setattr(figures, "read", lambda what, gpu: table)
+        assert figures.value('geometric_mean(ratios("kernel", "conv2d", "1×"))') == pytest.approx(4)
+        assert figures.value('min(ratios("kernel", "conv2d"))') == 2
 
     def test_unsourced(self):
         text = "4 GB/s, 0.25 ms and 3\nmicroseconds, `5 ms`, 7<!-- source: a paper --> ns, 8<!-- = 8 --> TFLOP/s"
