@@ -91,7 +91,8 @@ class TestFigures:
             ("conv2d", "1×3", "fp16"): 2.0, ("conv2d", "1×9", "fp16"): 8.0, ("conv2d", "16×3", "fp16"): 5.0,
             ("add", "1", "fp16"): 7.0,
         }  # fmt: skip
-        table = SimpleNamespace(rows=[], races=lambda: {cell: SimpleNamespace(ratio=ratio) for cell, ratio in races.items()})
+        races = {cell: SimpleNamespace(ratio=ratio) for cell, ratio in races.items()}
+        table = SimpleNamespace(rows=[], races=lambda: races)
         monkeypatch.setattr(figures, "read", lambda what, gpu: table)
         assert figures.value('geometric_mean(ratios("kernel", "conv2d", "1×"))') == pytest.approx(4)
         assert figures.value('min(ratios("kernel", "conv2d"))') == 2
