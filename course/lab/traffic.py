@@ -38,7 +38,7 @@ def draw_traffic(ways: Mapping[str, Sequence[Trace]]) -> Picture:
         axes.text(WIDTH / 2, memory - MEMORY / 2, "the GPU's memory", fontsize=9, color=INK, ha="center", va="center")
         for i, trace in enumerate(traces):
             x = 0.25 + pitch * (i + 0.5 + (slots - len(traces)) / 2)
-            half = min(pitch / 2 - 0.1, 1.1)
+            half = min(pitch / 2 - 0.1, 1.9)
             style = dict(boxstyle="round,pad=0,rounding_size=0.06", edgecolor=INK, linewidth=0.8)
             axes.add_patch(FancyBboxPatch((x - half, box - BOX), 2 * half, BOX, facecolor=COLOURS[i % 8], **style))
             name = dict(ha="center", va="center", fontsize=8, color=INK, family="monospace")
