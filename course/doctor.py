@@ -73,11 +73,11 @@ def _gpu():
 
 
 def _first_kernel():
-    x, y = (torch.rand(1000, device=runtime.DEVICE) for _ in range(2))
     try:
+        x, y = (torch.rand(1000, device=runtime.DEVICE) for _ in range(2))
         right = torch.equal(add(x, y), x + y)
     except Exception as error:  # whatever is broken here is what the doctor is for
-        return Finding("kernel", f"add failed: {type(error).__name__}: {str(error).splitlines()[0]}",
+        return Finding("kernel", f"a first kernel failed: {type(error).__name__}: {str(error).splitlines()[0]}",
                        "see posts/troubleshooting.md")  # fmt: skip
     how = "in the interpreter" if runtime.INTERPRET else "on the GPU"
     if not right:

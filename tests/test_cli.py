@@ -24,6 +24,12 @@ def test_doctor(capsys):
     assert "is right" in out and ("interpreter" if INTERPRET else "on the GPU") in out
 
 
+def test_doctor_on_a_machine_where_nothing_runs(monkeypatch, capsys):
+    monkeypatch.setattr("course.doctor.runtime.DEVICE", torch.device("cuda:99"))
+    assert main(["doctor"]) == 1
+    assert "a first kernel failed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("model", ["vit", "resnet18"])
 def test_classify_reads_digits(model, digit_files, capsys):
     files = sorted(map(str, digit_files.iterdir()))
