@@ -42,7 +42,7 @@ def names() -> dict:
         return [race.ratio for race in found]
 
     def begins(cell, first):
-        return all(str(got).startswith(str(wanted)) for got, wanted in zip(cell, first))
+        return all(got.startswith(wanted) if isinstance(got, str) else got == wanted for got, wanted in zip(cell, first))
 
     return {
         "ratios": ratios, "geometric_mean": geometric_mean,
