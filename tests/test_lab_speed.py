@@ -81,7 +81,7 @@ class TestProfile:
         assert lanes == {"CPU": [[0.0, 4.0, "launch"], [7.0, 3.0, "launch"]],
                          "GPU": [[5.0, 2.5, "add"], [11.5, 2.0, "softmax_kernel"]]}  # fmt: skip
         (results / "p.json").write_text(json.dumps({**RUN, "ways": {"a model": lanes}}))
-        text = drawn(lab.profile("p", {}))
+        text = drawn(lab.profile("p", None))
         assert "a model: 14 µs" in text and "NVIDIA X" in text and "add 2 µs" in text
 
     def test_a_profiler_that_sees_nothing(self):

@@ -17,15 +17,16 @@ ON_CPU = {"cuda_runtime", "cuda_driver"}
 """What torch.profiler calls its events: work of the GPU, and calls of CUDA."""
 
 
-def profile(name: str, calls: Mapping[str, Callable[[], object]]) -> Picture | Markdown:
-    """Draws one call of each of `calls` as torch.profiler sees it: its launches on the CPU, its kernels on the GPU.
+def profile(name: str, calls: Callable[[], Mapping[str, Callable[[], object]]]) -> Picture | Markdown:
+    """Draws each function that `calls` returns as torch.profiler sees it: launches on the CPU, kernels on the GPU.
 
-    Each is called a few times first. Without a GPU the timeline stored under `name` in benchmarks/results is drawn;
-    COURSE_STORE=1 in the environment stores a new one. The profiler itself slows the CPU down.
+    `calls` runs on a GPU only; its functions are called a few times first. Without a GPU the timeline stored under
+    `name` in benchmarks/results is drawn; COURSE_STORE=1 in the environment stores a new one. The profiler itself
+    slows the CPU down.
     """
 
     def measure():
-        return {**circumstances(), "ways": {way: lanes(recorded(call)) for way, call in calls.items()}}
+        return {**circumstances(), "ways": {way: lanes(recorded(call)) for way, call in calls().items()}}
 
     return show(name, measure, draw)
 
