@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.colors import to_rgba
 
-from course.lab.convolution import draw_boxes, draw_im2col, draw_terms
+from course.lab.convolution import draw_boxes, draw_im2col, draw_step, draw_terms
 from course.lab.display import COLOURS
 
 
@@ -51,3 +51,15 @@ def test_boxes_are_shifted_by_their_taps():
         for axes in picture.axes
     ]
     assert covered == [{(0, w) for w in range(2, 6)}, {(h, w) for h in (1, 2) for w in (4, 5, 6)}]
+
+
+def test_a_step_needs_the_elements_that_stand_in_its_tile():
+    picture = draw_step((4, 4), (3, 3), pixels=range(4, 8), terms=range(3, 6), padding=1)
+    picture.savefig(os.devnull, format="png")
+    image, windows = (
+        {(int(p.get_y()), int(p.get_x())) for p in axes.patches if p.get_facecolor() == to_rgba(COLOURS[0])}
+        for axes in picture.axes[:2]
+    )
+    assert windows == {(m, term) for m in range(4, 8) for term in range(3, 6)}
+    assert image == {(2, w) for w in range(1, 5)}  # row 1, below a row of padding
+    assert "a tile of 12 made of 4 elements of the image" in repr(picture)

@@ -2,7 +2,7 @@
 from course.lab.access import draw_access
 from course.lab.bench import bench
 from course.lab.check import check
-from course.lab.convolution import draw_boxes, draw_im2col, draw_terms
+from course.lab.convolution import draw_boxes, draw_im2col, draw_step, draw_terms
 from course.lab.errors import draw_errors
 from course.lab.gpu import draw_gpu
 from course.lab.hints import hint, solution
@@ -26,7 +26,8 @@ from course.lab.traffic import draw_traffic
 
 __all__ = [
     "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_formats",
-    "draw_gpu", "draw_im2col", "draw_number_line", "draw_online", "draw_scores", "draw_terms", "draw_tiles",
-    "draw_timeline", "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured", "plot_errors",
-    "plot_lines", "profile", "record", "roofline", "sanitize", "show_source", "solution", "timed", "trace",
+    "draw_gpu", "draw_im2col", "draw_number_line", "draw_online", "draw_scores", "draw_step", "draw_terms",
+    "draw_tiles", "draw_timeline", "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured",
+    "plot_errors", "plot_lines", "profile", "record", "roofline", "sanitize", "show_source", "solution", "timed",
+    "trace",
 ]  # fmt: skip

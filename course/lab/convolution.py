@@ -22,70 +22,116 @@ def draw_im2col(
     tap: in the image, in its row of the matrix, and in the first filter. Elements bear their place in the image's
     memory; the padding, which has none, is hatched.
     """
-    (H, W), (R, S) = size, kernel_size
-    P, Q = (H + 2 * padding - R) // stride + 1, (W + 2 * padding - S) // stride + 1
-    row = pixel[0] * Q + pixel[1]
-    names = {
-        f"image, {H} × {W}": (H + 2 * padding, W + 2 * padding),
-        f"windows, {P * Q} × {R * S}": (P * Q, R * S),
-        f"filters, {R * S} × {filters}": (R * S, filters),
-        f"result, {P * Q} × {filters}": (P * Q, filters),
-    }
-    gap, top, under = 0.5, 0.62, 0.25
-    across = sum(columns for _, columns in names.values())
-    cell = min(0.3, (WIDTH - 0.7 - 3 * gap) / across)
-    height = top + cell * max(rows for rows, _ in names.values()) + under
-    figure = Picture(WIDTH, height, (
-        f"{'; '.join(names)}; filters of {R} × {S}, stride {stride}, padding {padding}. "
-        f"Row {row} of the windows belongs to output pixel {pixel}."
-    ))  # fmt: skip
-    panels, x = [], (WIDTH - cell * across - 3 * gap) / 2
-    for name, (rows, columns) in names.items():
-        place = x / WIDTH, 1 - (top + cell * rows) / height, cell * columns / WIDTH, cell * rows / height
-        panels.append(figure.add_axes(place, xlim=(0, columns), ylim=(rows, 0)))
-        panels[-1].axis("off")
-        panels[-1].text(columns / 2, -0.35, name, ha="center", va="bottom", fontsize=9, color=INK)
-        x += cell * columns + gap
-    image, windows, weights, result = panels
-    fontsize = min(8.0, 72 * 0.45 * cell)
-
-    def draw(panel, row, column, colour=None, pixel=None):
-        hit = pixel is None or 0 <= pixel[0] < H and 0 <= pixel[1] < W
-        style = dict(facecolor=CARD, edgecolor=LINE) if hit else dict(PADDING)
-        style |= {"facecolor": colour} if colour else {}
-        panel.add_patch(Rectangle((column, row), 1, 1, linewidth=0.7, clip_on=False, **style))
-        text = str(pixel[0] * W + pixel[1]) if pixel and hit else ""
-        panel.text(column + 0.5, row + 0.52, text, ha="center", va="center", fontsize=fontsize, color=INK)
-
-    def pixel_at(m, tap):
-        return m // Q * stride + tap // S - padding, m % Q * stride + tap % S - padding
-
-    colours = {pixel_at(row, tap): TAPS[tap % len(TAPS)] for tap in range(R * S)}
-    for h in range(-padding, H + padding):
-        for w in range(-padding, W + padding):
-            draw(image, h + padding, w + padding, colours.get((h, w)), (h, w))
-    for m in range(P * Q):
-        for tap in range(R * S):
-            draw(windows, m, tap, TAPS[tap % len(TAPS)] if m == row else None, pixel_at(m, tap))
-        for k in range(filters):
-            draw(result, m, k, COLOURS[0] if (m, k) == (row, 0) else None)
-    for tap in range(R * S):
-        for k in range(filters):
-            draw(weights, tap, k, None if k else TAPS[tap % len(TAPS)])
+    view = Product(size, kernel_size, stride, padding, filters)
+    R, S, m = *kernel_size, pixel[0] * view.Q + pixel[1]
+    taps = {tap: TAPS[tap % len(TAPS)] for tap in range(R * S)}
+    figure = view.draw(
+        f"Row {m} of the windows belongs to output pixel {pixel}.",
+        image={view.pixel_at(m, tap): colour for tap, colour in taps.items()},
+        windows={(m, tap): colour for tap, colour in taps.items()},
+        filters={(tap, 0): colour for tap, colour in taps.items()},
+        result={(m, 0): COLOURS[0]},
+    )
+    image, windows, weights, result = figure.axes
     corner = pixel[1] * stride, pixel[0] * stride
-    outline(image, (padding, padding), W, H, 1.2)
     outline(image, corner, S, R)
-    outline(windows, (0, row), R * S, 1)
+    outline(windows, (0, m), R * S, 1)
     outline(weights, (0, 0), 1, R * S)
-    outline(result, (0, row), 1, 1)
+    outline(result, (0, m), 1, 1)
     style = dict(arrowstyle="-|>", mutation_scale=10, color=INK, linewidth=1.1, shrinkB=1)
     side = corner[0] + S, corner[1] + R / 2
-    figure.add_artist(ConnectionPatch(side, (0, row + 0.5), "data", axesA=image, axesB=windows, **style))
-    for left, right, sign in ((windows, weights, "×"), (weights, result, "=")):
-        x = (left.get_position().x1 + right.get_position().x0) / 2
-        y = 1 - (top + cell * R * S / 2) / height
-        figure.text(x, y, sign, ha="center", va="center", fontsize=15, color=INK)
+    figure.add_artist(ConnectionPatch(side, (0, m + 0.5), "data", axesA=image, axesB=windows, **style))
     return figure
+
+
+def draw_step(
+    size: tuple[int, int], kernel_size: tuple[int, int], *, pixels: range, terms: range, stride: int = 1,
+    padding: int = 0, filters: int = 3,
+) -> Picture:
+    """What one step of the product needs, in the picture of `draw_im2col`: its tile of the matrix of windows, `pixels`
+    by `terms`, the elements of the image that stand in it, the filters' terms, and the sums it adds to."""
+    view = Product(size, kernel_size, stride, padding, filters)
+    tile = {(m, term): COLOURS[0] for m in pixels for term in terms}
+    needed = {view.pixel_at(m, term) for m, term in tile}
+    inside = [(h, w) for h, w in needed if 0 <= h < size[0] and 0 <= w < size[1]]
+    figure = view.draw(
+        f"A step with pixels {pixels.start} to {pixels.stop - 1} and terms {terms.start} to {terms.stop - 1}: "
+        f"a tile of {len(tile)} made of {len(inside)} elements of the image.",
+        image={place: COLOURS[0] for place in inside},
+        windows=tile,
+        filters={(term, k): COLOURS[1] for term in terms for k in range(filters)},
+        result={(m, k): COLOURS[2] for m in pixels for k in range(filters)},
+    )
+    _, windows, weights, result = figure.axes
+    outline(windows, (terms.start, pixels.start), len(terms), len(pixels))
+    outline(weights, (0, terms.start), filters, len(terms))
+    outline(result, (0, pixels.start), filters, len(pixels))
+    return figure
+
+
+class Product:
+    """The image, the matrix of its windows, the filters and the result, side by side."""
+
+    def __init__(self, size, kernel_size, stride, padding, filters):
+        (self.H, self.W), (self.R, self.S) = size, kernel_size
+        self.stride, self.padding, self.filters = stride, padding, filters
+        self.P, self.Q = ((n + 2 * padding - taps) // stride + 1 for n, taps in zip(size, kernel_size))
+
+    def pixel_at(self, m, tap):
+        """Row and column of the image that output pixel m meets at a tap; outside of it in the padding."""
+        h, w = m // self.Q * self.stride + tap // self.S, m % self.Q * self.stride + tap % self.S
+        return h - self.padding, w - self.padding
+
+    def draw(self, alt, image, windows, filters, result) -> Picture:
+        """All four, with the colours of some of their cells, by (row, column)."""
+        P, Q, terms, padding = self.P, self.Q, self.R * self.S, self.padding
+        names = {
+            f"image, {self.H} × {self.W}": (self.H + 2 * padding, self.W + 2 * padding),
+            f"windows, {P * Q} × {terms}": (P * Q, terms),
+            f"filters, {terms} × {self.filters}": (terms, self.filters),
+            f"result, {P * Q} × {self.filters}": (P * Q, self.filters),
+        }
+        gap, top, under = 0.5, 0.62, 0.25
+        across = sum(columns for _, columns in names.values())
+        cell = min(0.3, (WIDTH - 0.7 - 3 * gap) / across)
+        height = top + cell * max(rows for rows, _ in names.values()) + under
+        figure = Picture(WIDTH, height, (
+            f"{'; '.join(names)}; filters of {self.R} × {self.S}, stride {self.stride}, padding {padding}. {alt}"
+        ))  # fmt: skip
+        panels, x = [], (WIDTH - cell * across - 3 * gap) / 2
+        for name, (rows, columns) in names.items():
+            place = x / WIDTH, 1 - (top + cell * rows) / height, cell * columns / WIDTH, cell * rows / height
+            panels.append(figure.add_axes(place, xlim=(0, columns), ylim=(rows, 0)))
+            panels[-1].axis("off")
+            panels[-1].text(columns / 2, -0.35, name, ha="center", va="bottom", fontsize=9, color=INK)
+            x += cell * columns + gap
+        fontsize = min(8.0, 72 * 0.45 * cell)
+
+        def draw_cell(panel, row, column, colour, pixel=None):
+            hit = pixel is None or 0 <= pixel[0] < self.H and 0 <= pixel[1] < self.W
+            style = dict(facecolor=CARD, edgecolor=LINE) if hit else dict(PADDING)
+            style |= {"facecolor": colour} if colour else {}
+            panel.add_patch(Rectangle((column, row), 1, 1, linewidth=0.7, clip_on=False, **style))
+            text = str(pixel[0] * self.W + pixel[1]) if pixel and hit else ""
+            panel.text(column + 0.5, row + 0.52, text, ha="center", va="center", fontsize=fontsize, color=INK)
+
+        for h in range(-padding, self.H + padding):
+            for w in range(-padding, self.W + padding):
+                draw_cell(panels[0], h + padding, w + padding, image.get((h, w)), (h, w))
+        for m in range(P * Q):
+            for tap in range(terms):
+                draw_cell(panels[1], m, tap, windows.get((m, tap)), self.pixel_at(m, tap))
+            for k in range(self.filters):
+                draw_cell(panels[3], m, k, result.get((m, k)))
+        for tap in range(terms):
+            for k in range(self.filters):
+                draw_cell(panels[2], tap, k, filters.get((tap, k)))
+        outline(panels[0], (padding, padding), self.W, self.H, 1.2)
+        for left, right, sign in ((panels[1], panels[2], "×"), (panels[2], panels[3], "=")):
+            x = (left.get_position().x1 + right.get_position().x0) / 2
+            y = 1 - (top + cell * terms / 2) / height
+            figure.text(x, y, sign, ha="center", va="center", fontsize=15, color=INK)
+        return figure
 
 
 def outline(panel, corner, width, height, linewidth=1.8):
