@@ -152,11 +152,11 @@ COMPENSATED = Exercise(
     ),
     explanation=prose("""
         Knuth calls it TwoSum. The error of the result no longer grows with the number of terms, as far as anybody will
-        notice: it is that of one rounding, plus one of order n²u² (Ogita, Rump and Oishi, 2005). Six additions instead
-        of one cost nothing here, since the kernel waits for memory.
+        notice: it is that of one rounding, plus one of order n²u² of the absolute sum (Ogita, Rump and Oishi,
+        2005). Seven additions instead of one cost little, since the kernel waits for memory.
 
         Kahan's older formula subtracts the last loss from the next term, and takes three additions more instead of
-        five. It is enough for long sums of like numbers, but not when a term is larger than the sum so far:
+        six. It is enough for long sums of like numbers, but not when a term is larger than the sum so far:
         of 10⁷ after small numbers, what gets lost is a piece of the *sum*. A compiler that thought additions
         associative would remove all of it; Triton's does not.
     """),
