@@ -42,7 +42,8 @@ def names() -> dict:
         return [race.ratio for race in found]
 
     def begins(cell, first):
-        return all(got.startswith(wanted) if isinstance(got, str) else got == wanted for got, wanted in zip(cell, first))
+        pairs = zip(cell, first)
+        return all(got.startswith(wanted) if isinstance(got, str) else got == wanted for got, wanted in pairs)
 
     return {
         "ratios": ratios, "geometric_mean": geometric_mean,
