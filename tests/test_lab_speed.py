@@ -39,8 +39,14 @@ class TestTimeline:
         ways = {"one by one": {"CPU": [(0, 5, "launch"), (5, 5, "launch")], "GPU": [(5, 2, "add"), (10, 3, "add")]},
                 "at once": {"CPU": [(0, 6, "launch")], "GPU": [(6, 2, "add"), (8, 3, "add")]}}  # fmt: skip
         text = drawn(lab.draw_timeline(ways))
-        assert "one by one: 13 µs; CPU busy 10 µs in 2 pieces, GPU busy 5 µs in 2 pieces" in text
-        assert "at once: 11 µs" in text and "longest: add 10 µs" in text
+        assert "one by one: 13 µs; CPU busy 10 µs, boxes: 2; GPU busy 5 µs, boxes: 2" in text
+        assert "at once: 11 µs" in text and "add: 5 | 5 µs\nlaunch" in text
+
+    def test_what_takes_little_is_grey(self):
+        kernels = [(i, 20 - i, f"kernel {i}") for i in range(12)]
+        text = drawn(lab.draw_timeline({"a": {"GPU": kernels}}))
+        assert "kernel 0: 20 µs" in text and "kernel 7" in text and "kernel 8" not in text
+        assert text.endswith("launches, and what takes less")
 
     def test_nothing_to_draw(self):
         with pytest.raises(ValueError, match="draw_timeline: expected at least one box"):
@@ -82,7 +88,7 @@ class TestProfile:
                          "GPU": [[5.0, 2.5, "add"], [11.5, 2.0, "softmax_kernel"]]}  # fmt: skip
         (results / "p.json").write_text(json.dumps({**RUN, "ways": {"a model": lanes}}))
         text = drawn(lab.profile("p", None))
-        assert "a model: 14 µs" in text and "NVIDIA X" in text and "add 2 µs" in text
+        assert "a model: 14 µs" in text and "NVIDIA X" in text and "add: 2 µs" in text
 
     def test_a_profiler_that_sees_nothing(self):
         with pytest.raises(RuntimeError, match="saw nothing run on the GPU"):

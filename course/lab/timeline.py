@@ -9,6 +9,7 @@ from course.lab.display import COLOURS, FAINT, INK, Picture
 WIDTH = 9.0  # inches: what a notebook shows without scaling
 LEFT, RIGHT = 0.85, 0.25
 TITLE, LANE, AXIS, LINE = 0.34, 0.34, 0.5, 0.24
+GREY = "#d5d9de"
 
 Box = tuple[float, float, str]
 """Start and duration in microseconds, and a name."""
@@ -17,8 +18,8 @@ Box = tuple[float, float, str]
 def draw_timeline(ways: Mapping[str, Mapping[str, Sequence[Box]]]) -> Picture:
     """Boxes over time for each way of doing something, in lanes such as "CPU" and "GPU", all on one scale.
 
-    Boxes of one name have one colour; the key lists the names that take longest on the lowest lanes, with their
-    times. Raises ValueError where there is no box at all.
+    Boxes of one name have one colour; the key lists the names that take longest in the lowest lanes, with their time
+    in each way. What else there is, the CPU's launches above all, is grey. Raises ValueError where there is no box.
     """
     every = [box for lanes in ways.values() for boxes in lanes.values() for box in boxes]
     if not every:
@@ -26,16 +27,17 @@ def draw_timeline(ways: Mapping[str, Mapping[str, Sequence[Box]]]) -> Picture:
     ends = {}
     for way, lanes in ways.items():
         ends[way] = max((start + duration for boxes in lanes.values() for start, duration, _ in boxes), default=0)
-    took = Counter()
-    for lanes in ways.values():
-        for _, duration, name in list(lanes.values())[-1]:
-            took[name] += duration
-    names = [name for name, _ in took.most_common(len(COLOURS))]
+    took = {way: spent(list(lanes.values())[-1]) for way, lanes in ways.items()}
+    names = [name for name, _ in sum(took.values(), Counter()).most_common(len(COLOURS))]
     colours = dict(zip(names, COLOURS))
-    lines = -(-len(names) // 2)
+    grey = sorted({name for _, _, name in every} - {*names})
+    key = [f"{name}: {' | '.join(f'{took[way][name]:.0f}' if took[way][name] else '–' for way in ways)} µs"
+           for name in names]  # fmt: skip
+    key += [grey[0] if len(grey) == 1 else "launches, and what takes less"] if grey else []
+    lines = -(-len(key) // 2)
     rows = sum(len(lanes) for lanes in ways.values())
     height = TITLE * len(ways) + LANE * rows + AXIS + LINE * lines + 0.12
-    figure = Picture(WIDTH, height, alt(ways, ends, took))
+    figure = Picture(WIDTH, height, "\n".join([*told(ways, ends), *key]))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
     axes.axis("off")
     scale = (WIDTH - LEFT - RIGHT) / max(ends.values())
@@ -49,13 +51,13 @@ def draw_timeline(ways: Mapping[str, Mapping[str, Sequence[Box]]]) -> Picture:
             axes.plot([LEFT, WIDTH - RIGHT], [y + 0.02] * 2, color=FAINT, linewidth=0.5)
             for start, duration, name in boxes:
                 box = Rectangle((LEFT + scale * start, y + 0.02), scale * duration, LANE - 0.08, linewidth=0.4)
-                box.set(facecolor=colours.get(name, "#d5d9de"), edgecolor=INK)
+                box.set(facecolor=colours.get(name, GREY), edgecolor=INK)
                 axes.add_patch(box)
     draw_axis(axes, y - 0.06, scale, max(ends.values()))
-    for i, name in enumerate(names):
+    for i, (text, colour) in enumerate(zip(key, [*colours.values(), GREY])):
         x, line = 0.3 + (WIDTH - 0.4) / 2 * (i // lines), y - AXIS - LINE * (i % lines)
-        axes.add_patch(Rectangle((x, line - 0.08), 0.17, 0.17, facecolor=colours[name], edgecolor=INK, linewidth=0.6))
-        axes.text(x + 0.27, line, f"{name}, {took[name]:.0f} µs", fontsize=8.5, color=INK, va="center")
+        axes.add_patch(Rectangle((x, line - 0.08), 0.17, 0.17, facecolor=colour, edgecolor=INK, linewidth=0.6))
+        axes.text(x + 0.27, line, text, fontsize=8.5, color=INK, va="center")
     return figure
 
 
@@ -68,11 +70,16 @@ def draw_axis(axes, y, scale, end):
     axes.text(0.3, y - 0.08, "µs", fontsize=7.5, color=INK, va="top")
 
 
-def alt(ways, ends, took) -> str:
-    parts = []
+def spent(boxes) -> Counter:
+    """Microseconds by name."""
+    took = Counter()
+    for _, duration, name in boxes:
+        took[name] += duration
+    return took
+
+
+def told(ways, ends):
+    """A line of text for each way."""
     for way, lanes in ways.items():
-        busy = ", ".join(f"{lane} busy {sum(d for _, d, _ in boxes):.0f} µs in {len(boxes)} pieces"
-                         for lane, boxes in lanes.items())  # fmt: skip
-        parts.append(f"{way}: {ends[way]:.0f} µs; {busy}")
-    longest = ", ".join(f"{name} {duration:.0f} µs" for name, duration in took.most_common(len(COLOURS)))
-    return "\n".join([*parts, f"longest: {longest}"])
+        busy = [f"{lane} busy {spent(boxes).total():.0f} µs, boxes: {len(boxes)}" for lane, boxes in lanes.items()]
+        yield f"{way}: {ends[way]:.0f} µs; {'; '.join(busy)}"
