@@ -26,7 +26,7 @@ def test_windows_are_those_of_pytorch(size, kernel_size, stride, padding):
     assert len(drawn) == wanted.numel()
     for (row, column), text in drawn.items():
         assert text == (str(wanted[row, column].item() - 1) if wanted[row, column] else "")
-    assert f"windows, {wanted.shape[0]} × {wanted.shape[1]}" in repr(picture)
+    assert f"its {len(wanted)} windows of {kernel_size[0]} × {kernel_size[1]}" in repr(picture)
 
 
 @pytest.mark.parametrize("order", ["rsc", "crs"])
@@ -45,7 +45,7 @@ def test_terms_stand_in_the_order_of_the_weights(order):
 def test_boxes_are_shifted_by_their_taps():
     picture = draw_boxes((6, 7), box=(2, 4), corner=(0, 3), taps=[(0, 0), (2, 2)])
     picture.savefig(os.devnull, format="png")
-    assert "tap (0, 0): a box of 2 × 4 from row -1, column 2 on" in repr(picture)
+    assert "a box of that size: tap (0, 0) from row -1, column 2 on" in repr(picture)
     covered = [
         {(int(p.get_y()), int(p.get_x())) for p in axes.patches if p.get_facecolor() == to_rgba(COLOURS[0])}
         for axes in picture.axes

@@ -96,7 +96,8 @@ class Product:
         cell = min(0.3, (WIDTH - 0.7 - 3 * gap) / across)
         height = top + cell * max(rows for rows, _ in names.values()) + under
         figure = Picture(WIDTH, height, (
-            f"{'; '.join(names)}; filters of {self.R} × {self.S}, stride {self.stride}, padding {padding}. {alt}"
+            f"An image of {self.H} × {self.W}, its {P * Q} windows of {self.R} × {self.S} as the rows of a matrix, "
+            f"{self.filters} filters as columns, and the result; stride {self.stride}, padding {padding}. {alt}"
         ))  # fmt: skip
         panels, x = [], (WIDTH - cell * across - 3 * gap) / 2
         for name, (rows, columns) in names.items():
@@ -191,8 +192,10 @@ def draw_boxes(
     cell = min(0.26, ((WIDTH - gap) / len(taps) - gap) / (W + 2 * padding))
     height = top + cell * (H + 2 * padding) + under
     starts = {(r, s): (p + r - padding, q + s - padding) for r, s in taps}
-    figure = Picture(WIDTH, height, "; ".join(
-        f"tap {tap}: a box of {box[0]} × {box[1]} from row {h}, column {w} on" for tap, (h, w) in starts.items()
+    places = ", ".join(f"tap {tap} from row {h}, column {w} on" for tap, (h, w) in starts.items())
+    figure = Picture(WIDTH, height, (
+        f"An image of {H} × {W}. For the {box[0]} × {box[1]} output pixels from {corner} on, each tap needs a box of that "
+        f"size: {places}"
     ))  # fmt: skip
     wide = cell * (W + 2 * padding)
     x = (WIDTH - len(taps) * (wide + gap) + gap) / 2
