@@ -57,8 +57,9 @@ FILL_IN = Exercise(
         "1 × 1": rows(1, 1),
         "6 × 1,024, no padding": rows(6, 1024),
         "7 × 300, small numbers": rows(7, 300, mean=0.0, deviation=1e-3),
-        "4 × 1,000, a mean of 1,900 and a deviation of 30": lambda randn: (
-            (1900 + 30 * randn(4, 1000)).round(), randn(1000), randn(1000)
+        # whole numbers, whose sums are exact: what is left to go wrong is the formula
+        "4 × 1,000, a mean of 1,000 and a deviation of 30": lambda randn: (
+            (1000 + 30 * randn(4, 1000)).round(), 1 + randn(1000) / 10, randn(1000) / 10
         ),
         "transposed 40 × 70": lambda randn: (3.0 + randn(70, 40).T, randn(70), randn(70)),
         "not contiguous: every second row and column": lambda randn: (
@@ -93,7 +94,7 @@ FILL_IN = Exercise(
         "eps outside of the root": Wrong({"tl.rsqrt(variance + eps)": "tl.rsqrt(variance) + eps"}, "an eps"),
         "the mean of squares less the square of the mean": Wrong(
             {"tl.sum(centred * centred, axis=0) / n_cols": "tl.sum(x * x, axis=0) / n_cols - mean * mean"},
-            "a mean of 1,900 and a deviation of 30: ",
+            "a mean of 1,000 and a deviation of 30: ",
         ),
         "not divided by the deviation": Wrong({"centred * rstd * weight": "centred * weight"}, "The first: out[0, "),
     },
