@@ -17,6 +17,7 @@ GPU = "nvidia-h200"
 FIGURE = re.compile(r"(?P<figure>\d[\d,]*(?:\.\d+)?)(?P<comment><!-- (?P<kind>=|source:) *(?P<source>.*?) -->)")
 MEASURED = re.compile(r"\d[\d,.]*(?:\s| )*(?:[GTM]B/s|[GT]FLOP/s|[mµn]s\b|(?:milli|micro|nano)seconds?\b)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+PICTURE = re.compile(r"!\[[^\]]*\]")  # a picture's words are those of the code that draws it
 
 
 def names() -> dict:
@@ -85,7 +86,7 @@ def problems(text: str) -> list[str]:
 
 def unsourced(text: str) -> list[str]:
     """Times and rates in markdown that do not say where they come from."""
-    return [" ".join(found.split()) for found in MEASURED.findall(CODE.sub("", text))]
+    return [" ".join(found.split()) for found in MEASURED.findall(PICTURE.sub("", CODE.sub("", text)))]
 
 
 def refreshed(text: str) -> str:

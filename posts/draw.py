@@ -1,9 +1,10 @@
 """python -m posts.draw [NAME …]: draws the pictures of the posts, all or those named, into posts/figures.
 
 Each module posts/draw_….py has a dict FIGURES from a file's name to a function that draws it, with the colours and the
-helpers of course.lab.
+helpers of course.lab. What a picture says in words becomes its alternative text in the posts that show it.
 """
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,29 @@ def drawings() -> dict[str, Callable[[], Picture]]:
     return {name: draw for module in modules for name, draw in module.FIGURES.items()}
 
 
+def shown(name: str) -> re.Pattern:
+    """Where markdown shows the picture, with its alternative text as a group."""
+    return re.compile(rf"!\[([^\]]*)\](?=\(figures/{re.escape(name)}\))")
+
+
+def words(picture: Picture) -> str:
+    """What the picture says, as it stands in markdown."""
+    return " ".join(str(picture).replace("[", "(").replace("]", ")").split())
+
+
 def main(names: list[str]) -> None:
     for name, draw in drawings().items():
-        if not names or name in names:
-            draw().savefig(FOLDER / name, dpi=160)
-            print(f"posts/figures/{name}: {draw()}")
+        if names and name not in names:
+            continue
+        picture = draw()
+        picture.savefig(FOLDER / name, dpi=160)
+        image = f"![{words(picture)}]".replace("\\", r"\\")
+        for post in HERE.glob("*.md"):
+            text = post.read_text()
+            new = shown(name).sub(image, text)
+            if new != text:
+                post.write_text(new)
+        print(f"posts/figures/{name}")
 
 
 if __name__ == "__main__":
