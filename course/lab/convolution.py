@@ -194,8 +194,8 @@ def draw_boxes(
     starts = {(r, s): (p + r - padding, q + s - padding) for r, s in taps}
     places = ", ".join(f"tap {tap} from row {h}, column {w} on" for tap, (h, w) in starts.items())
     figure = Picture(WIDTH, height, (
-        f"An image of {H} × {W}. For the {box[0]} × {box[1]} output pixels from {corner} on, each tap needs a box of that "
-        f"size: {places}"
+        f"An image of {H} × {W}. For the {box[0]} × {box[1]} output pixels from {corner} on, "
+        f"each tap needs a box of that size: {places}"
     ))  # fmt: skip
     wide = cell * (W + 2 * padding)
     x = (WIDTH - len(taps) * (wide + gap) + gap) / 2
