@@ -314,7 +314,6 @@ WITHOUT_NORMS = Exercise(
         "a narrow ResNet-18": lambda randn: (randn(1, 3, 33, 33), narrow_resnet18(randn)),
         "large: 4 × 3 × 96 × 96": lambda randn: (randn(4, 3, 96, 96), two_convolutions(randn)),
     },
-    heavy=lambda randn: (randn(64, 3, 224, 224), two_convolutions(randn)),
     solution=(without_norms,),
     hints=(
         "A loop over `list(model.named_modules())` (a list, because the model changes on the way) that remembers the "
