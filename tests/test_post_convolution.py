@@ -32,7 +32,8 @@ SENTENCES = [
 
 @pytest.mark.parametrize("sentence", SENTENCES)
 def test_counts(sentence):
-    assert sentence.format(**counts()) in " ".join(POST.split())
+    text = re.sub("<!--.*?-->", "", POST)
+    assert sentence.format(**counts()) in " ".join(text.split())
 
 
 def test_pictures_are_drawn_by_the_code_and_all_shown():
