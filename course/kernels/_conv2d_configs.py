@@ -24,7 +24,9 @@ def conv2d_configs(
     widest = max(triton.next_power_of_2(n_filters), 16)
     # a step stays within one tap where that can be
     longest = C & -C if C % 16 == 0 else max(triton.next_power_of_2(terms), 16)
-    if runtime.INTERPRET:  # its time goes with the number of programs; a tile has 2**20 elements at most
+    if runtime.INTERPRET:  # its time goes with the programs and their steps; a tile has 2**20 elements at most
+        if longest < C:
+            longest = triton.next_power_of_2(terms)
         block_k, block_n = min(longest, 256), min(widest, 512)
         block_m = max(16, min(triton.next_power_of_2(n_pixels), 2**20 // max(block_n, block_k)))
         return [_config(block_m, block_n, block_k, 1, 4, 1)]
