@@ -15,7 +15,7 @@ SECTOR, LINE, LANES = 32, 128, 32  # bytes, bytes, threads of a warp
 USED, FETCHED = COLOURS[0], COLOURS[1]
 
 FP32_TFLOPS = 67  # NVIDIA, H200 data sheet: without tensor cores
-LATENCY_CYCLES = 690  # from a GH200's memory: M. Dewing, github.com/markdewing/AI_kernels, latency/README.md
+LATENCY_CYCLES = 690  # from a GH200's memory: github.com/markdewing/AI_kernels, latency/README.md
 CLOCK_GHZ = 1.98  # the highest of the same chip
 
 
@@ -121,7 +121,7 @@ def draw_roofline() -> Picture:
     copy, most = gpu["copy_gbps"] / 1e3, gpu["matmul_bf16_tflops"]
     kinds = works()
     alt = "; ".join(
-        f"{work.name}: {work.intensity:.3g} operations a byte, at most {work.roof(gpu):.3g} TFLOP/s"
+        f"{work.name}: {short(work.intensity)} operations a byte, at most {short(work.roof(gpu))} TFLOP/s"
         for kind in kinds.values() for work in kind
     )  # fmt: skip
     figure = Picture(WIDTH, 5.6, f"The roofline of an H200, ridge at {most / copy:.0f} operations a byte. {alt}")
@@ -151,6 +151,10 @@ def draw_roofline() -> Picture:
     axes.tick_params(colors=INK, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
 
 
 def place(axes, kinds, gpu):
