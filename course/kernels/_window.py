@@ -108,7 +108,8 @@ def output_blocks(y: torch.Tensor) -> tuple[tuple[int], dict[str, int]]:
         blocks = block_sizes(tile, vector, BLOCK_C=run, BLOCK_H=min(h, side), BLOCK_W=w)
     else:
         # some channels: they share their pixels' index arithmetic and masks
-        blocks = block_sizes(tile, vector, BLOCK_W=min(w, 64), BLOCK_C=min(c, 16), BLOCK_H=h)
+        run = c if runtime.INTERPRET else min(c, 16)
+        blocks = block_sizes(tile, vector, BLOCK_W=min(w, 64), BLOCK_C=run, BLOCK_H=h)
     h_tiles, w_tiles = triton.cdiv(h, blocks["BLOCK_H"]), triton.cdiv(w, blocks["BLOCK_W"])
     return (n * h_tiles * w_tiles * triton.cdiv(c, blocks["BLOCK_C"]),), blocks
 
