@@ -31,7 +31,7 @@ def test_add(post, n):
 @pytest.mark.parametrize("n_cols", [1, 64, 100])
 def test_rows(post, n_cols):
     x = torch.randn(3, n_cols, device=DEVICE)
-    torch.testing.assert_close(post.row_sum(x), x.sum(1))
+    torch.testing.assert_close(post.row_sum(x), x.sum(1), rtol=1e-5, atol=1e-4)
     out = torch.empty_like(x)
     post.softmax_kernel[(3,)](x, out, n_cols, BLOCK=128)
     torch.testing.assert_close(out, x.softmax(1))
