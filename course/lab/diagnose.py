@@ -182,8 +182,8 @@ def summed(e):
         return ["Nearly all is wrong, but it resembles what is right. Either a part of each sum is missing or counted "
                 "twice: does each turn of the loop add another block to what the turns before it left? Or some of what "
                 "is read is not the right element, or the formula behind the sums is wrong."]  # fmt: skip
-    return ["The results have nothing to do with the right ones: look at the formula, at which elements each load reads, "
-            "and at the strides of each operand."]  # fmt: skip
+    return ["The results have nothing to do with the right ones: look at the formula, at which elements each load "
+            "reads, and at the strides of each operand."]  # fmt: skip
 
 
 def other(e):
