@@ -72,7 +72,7 @@ def plot(result: dict, origin: str) -> Picture:
     bars = len(sizes) == 1
     height = 1.5 + 0.42 * len(providers) if bars else 4.2
     figure = Picture(9.0, height, alt)
-    left = 0.22 if bars else 0.09
+    left = max(0.22, 0.04 + 0.0076 * max(map(len, providers))) if bars else 0.09
     axes = figure.add_axes((left, 0.95 / height, 0.96 - left, 1 - 1.3 / height), facecolor=CARD)
     if bars:
         for i, row in enumerate(rows):
@@ -99,5 +99,5 @@ def plot(result: dict, origin: str) -> Picture:
         axes.legend(facecolor=CARD, edgecolor=FAINT, labelcolor=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.text(0.02, 0.12 / height, source, color=INK, fontsize=7.5)
+    figure.text(0.02, 0.12 / height, source, color=INK, fontsize=5.8)
     return figure
