@@ -724,6 +724,12 @@ class TestSanitize:
         assert shown.startswith("```text\n========= --tool memcheck\n========= 1\n```")
         assert "Measured on this X" in shown
 
+    def test_a_long_report_is_cut(self):
+        result = {"gpu": "X", "driver": "1", "versions": {}, "commit": "c", "date": "2026-01-02",
+                  "report": [f"========= {i}" for i in range(99)]}  # fmt: skip
+        shown = repr(sys.modules["course.lab.sanitizer"].draw(result, "Measured on this"))
+        assert "========= 11\n… 85 more lines\n========= 97\n========= 98\n" in shown and "= 12\n" not in shown
+
     def test_without_the_sanitizer_or_a_report(self, monkeypatch, tmp_path):
         monkeypatch.setattr(stored, "RESULTS", tmp_path)
         monkeypatch.setattr(stored, "INTERPRET", False)

@@ -90,6 +90,12 @@ class TestProfile:
         text = drawn(lab.profile("p", None))
         assert "a model: 14 µs" in text and "NVIDIA X" in text and "add: 2 µs" in text
 
+    def test_the_quickest_recording_counts(self, monkeypatch):
+        slow = [{**event, "dur": 99.0} for event in self.events if "cat" in event]
+        recordings = iter([slow, self.events, slow, slow, slow])
+        monkeypatch.setattr(profile, "recorded", lambda call: next(recordings))
+        assert profile.quickest(None) == profile.lanes(self.events)
+
     def test_a_profiler_that_sees_nothing(self):
         with pytest.raises(RuntimeError, match="saw nothing run on the GPU"):
             profile.lanes(self.events[:2])

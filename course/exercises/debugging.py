@@ -264,8 +264,8 @@ ROW_SUM = Exercise(
         ### Exercise 4: right on the laptop
 
         `row_sum` sums long rows. So that a few of them keep the whole GPU busy, each row is cut into pieces of 1,024
-        columns, a program each. In the interpreter the sums are right. On a GPU they are wrong, and by another amount
-        at each run. Repair the kernel; it should stay one launch.
+        columns, a program each. In the interpreter the sums are right. On a GPU they are wrong, and not always by
+        the same amount. Repair the kernel; it should stay one launch.
     """),
     reference=lambda x: x.sum(dim=1),
     cases=LONG_ROWS,

@@ -14,6 +14,9 @@ from course.results import circumstances, described
 
 SECONDS = 300
 
+SHOWN = 12
+"""Lines of a long report that a notebook shows: the same line of the kernel is reported for every thread."""
+
 
 def sanitize(name: str, program: str, tool: str = "memcheck") -> Markdown:
     """What compute-sanitizer's `tool` says of `program`, the text of a Python file that is run in a process of its own.
@@ -46,5 +49,8 @@ def run(command: list[str], program: str) -> list[str]:
 
 
 def draw(result: dict, origin: str) -> Markdown:
-    report = "\n".join(result["report"])
+    lines = result["report"]
+    if len(lines) > 2 * SHOWN:
+        lines = [*lines[:SHOWN], f"… {len(lines) - SHOWN - 2} more lines", *lines[-2:]]
+    report = "\n".join(lines)
     return Markdown(f"```text\n{report}\n```\n\n{origin} {described(result)}.")

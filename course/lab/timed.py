@@ -2,7 +2,7 @@
 from collections.abc import Callable, Mapping
 
 from course.lab.display import CARD, COLOURS, INK, Markdown, Picture
-from course.lab.stored import show
+from course.lab.stored import caption, show
 from course.results import circumstances, described
 
 WIDTH = 9.0  # inches: what a notebook shows without scaling
@@ -24,10 +24,10 @@ def timed(name: str, work: Callable[[], Mapping[str, float]], log: bool = False)
 def draw(result: dict, origin: str) -> Picture:
     times = result["microseconds"]
     source = f"{origin} {described(result)}."
-    height = 0.95 + 0.36 * len(times)
+    height = 1.05 + 0.36 * len(times)
     figure = Picture(WIDTH, height, "\n".join([*(f"{label}: {said(us)}" for label, us in times.items()), source]))
     left = 0.03 + 0.0088 * max(map(len, times))
-    axes = figure.add_axes((left, 0.72 / height, 0.9 - left, 1 - 0.82 / height), facecolor=CARD)
+    axes = figure.add_axes((left, 0.82 / height, 0.9 - left, 1 - 0.92 / height), facecolor=CARD)
     for i, us in enumerate(times.values()):
         axes.barh(i, us, color=COLOURS[i % len(COLOURS)], edgecolor=INK, linewidth=0.6)
         axes.annotate(said(us), (us, i), (5, 0), textcoords="offset points", va="center", color=INK, fontsize=9)
@@ -39,7 +39,7 @@ def draw(result: dict, origin: str) -> Picture:
     axes.set_xlabel("microseconds" + ", logarithmic" * result["log"], color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.text(0.012, 0.1 / height, source, color=INK, fontsize=6.5)
+    caption(figure, source)
     return figure
 
 

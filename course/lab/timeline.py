@@ -15,11 +15,12 @@ Box = tuple[float, float, str]
 """Start and duration in microseconds, and a name."""
 
 
-def draw_timeline(ways: Mapping[str, Mapping[str, Sequence[Box]]]) -> Picture:
+def draw_timeline(ways: Mapping[str, Mapping[str, Sequence[Box]]], below: float = 0.12) -> Picture:
     """Boxes over time for each way of doing something, in lanes such as "CPU" and "GPU", all on one scale.
 
     Boxes of one name have one colour; the key lists the names that take longest in the lowest lanes, with their time
-    in each way. What else there is, the CPU's launches above all, is grey. Raises ValueError where there is no box.
+    in each way. What else there is, the CPU's launches above all, is grey. `below` is how many inches are left free
+    at the lower edge. Raises ValueError where there is no box.
     """
     every = [box for lanes in ways.values() for boxes in lanes.values() for box in boxes]
     if not every:
@@ -36,7 +37,7 @@ def draw_timeline(ways: Mapping[str, Mapping[str, Sequence[Box]]]) -> Picture:
     key += [grey[0] if len(grey) == 1 else "launches, and what takes less"] if grey else []
     lines = -(-len(key) // 2)
     rows = sum(len(lanes) for lanes in ways.values())
-    height = TITLE * len(ways) + LANE * rows + AXIS + LINE * lines + 0.12
+    height = TITLE * len(ways) + LANE * rows + AXIS + LINE * lines + below
     figure = Picture(WIDTH, height, "\n".join([*told(ways, ends), *key]))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
     axes.axis("off")
