@@ -10,6 +10,7 @@ from course import resnet
 from course.data import digits
 from course.load_weights import load_resnet, load_vit
 from course.fast_path import Fast
+from course.runtime import INTERPRET
 from course.vit import ViT, ViTConfig
 from tests.profile_kernels import assert_triton_only
 
@@ -82,10 +83,14 @@ def test_half_precision(model, images, dtype, tolerance):
 @pytest.mark.parametrize("load", [load_vit, load_resnet])
 @pytest.mark.usefixtures("ieee")
 def test_all_digits_are_read_alike(load, device):
-    images, _ = digits("test")
-    original = load(layers=torch.nn).to(device)
+    images = digits("test")[0].to(device)
+    logits = load(layers=torch.nn).to(device)(images)
+    if INTERPRET:  # which takes long: those that the original is least sure of
+        first, second = logits.topk(2).values.T
+        hardest = (first - second).argsort()[:40]
+        images, logits = images[hardest], logits[hardest]
     fast = course.optimize(load().to(device))
-    assert torch.equal(fast(images.to(device)).argmax(1), original(images.to(device)).argmax(1))
+    assert torch.equal(fast(images).argmax(1), logits.argmax(1))
 
 
 def test_inputs_are_not_written_and_outputs_not_overwritten(model, images):

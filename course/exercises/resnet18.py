@@ -458,7 +458,7 @@ SQUEEZE_EXCITE = Exercise(
     wrong={
         "no sigmoid": Wrong({"tl.sigmoid(gate)": "gate"}, "Some elements are right"),
         "every image has the gates of the first": Wrong(
-            {"gate_ptr + image * n_channels + channels": "gate_ptr + channels"}, "Some elements are right"
+            {"gate_ptr + image * n_channels + channels": "gate_ptr + channels"}, "Only the first image is right"
         ),
         "the gates are of pixels": Wrong(
             {"tl.sigmoid(gate)[:, None]": "tl.sigmoid(gate)[None, :]"}, "Two blocks of different shapes"
