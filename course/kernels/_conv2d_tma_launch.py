@@ -14,6 +14,7 @@ from course.kernels._dot import conv_precision
 from course.kernels._early_start import early_start
 from course.runtime import best_config
 
+
 def tma_writes(x, weight, residual, out, padding, dilation, groups) -> bool:
     """Whether tensor cores multiply these numbers, and the copy engine can write the result."""
     precise = x.dtype == torch.float32 and conv_precision(x.dtype) == "ieee"
