@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from course.kernels import avg_pool2d
+from course.kernels import _window, avg_pool2d
 from course.kernels._window import pair, pooled_size
 from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.images import LAYOUTS, images
@@ -65,6 +65,13 @@ def test_any_windows(data, device):
     sizes = [pooled_size(*dim, 1, ceil_mode) for dim in zip(x.shape[2:], kernel, stride, padding)]
     hypothesis.assume(min(sizes) >= 1)
     check(x, kernel, stride, padding, ceil_mode, count_include_pad)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_several_tiles_each_way(layout, device, monkeypatch):
+    """The interpreter takes images whole: here its tiles are smaller than rows, columns and channels."""
+    monkeypatch.setattr(_window, "INTERPRETER_TILE", 4)
+    check(LAYOUTS[layout](torch.randn(2, 5, 4, 9, device=device)), 3, 2, 1)
 
 
 @one_dtype

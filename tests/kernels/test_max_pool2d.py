@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from course.kernels import max_pool2d
+from course.kernels import _window, max_pool2d
 from course.kernels._window import pooled_size
 from tests.compare import assert_like_pytorch, one_dtype
 from tests.kernels.images import LAYOUTS, images
@@ -23,6 +23,13 @@ def check(x, *args):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_parameters(args, layout, device):
     check(LAYOUTS[layout](torch.randn(2, 5, 13, 18, device=device)), *args)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_several_tiles_each_way(layout, device, monkeypatch):
+    """The interpreter takes images whole: here its tiles are smaller than rows, columns and channels."""
+    monkeypatch.setattr(_window, "INTERPRETER_TILE", 4)
+    check(LAYOUTS[layout](torch.randn(2, 5, 4, 9, device=device)), 3, 2, 1)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
