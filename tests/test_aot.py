@@ -1,5 +1,7 @@
-"""Every kernel compiles for GPUs that are not here, and some configuration fits each: for Hopper in every dtype, for the
-others in float16, and in every dtype with `make test-full`."""
+"""Every kernel compiles for GPUs that are not here, and some configuration fits each.
+
+For Hopper in every dtype, for the others in float16; in every dtype for all with `make test-full`.
+"""
 import json
 import os
 import subprocess
