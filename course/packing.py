@@ -16,9 +16,6 @@ class Packing:
         self.dtype = dtype
         self.model = weakref.ref(model)
         self.packed: list[tuple[torch.Tensor, Callable[..., torch.Tensor], list[weakref.ref]]] = []
-        self.watch(model)
-
-    def watch(self, model: torch.nn.Module) -> None:
         # tensors made in inference mode count no versions: they are taken as they are
         tensors = [t for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]
         self.watched = [weakref.ref(t) for t in tensors]
@@ -41,11 +38,17 @@ class Packing:
     def follow(self) -> None:
         """Computes everything again if a parameter or buffer was written to since the last time."""
         model = self.model()
-        if model is None or self.versions == [getattr(t(), "_version", None) for t in self.watched]:
+        if model is None:
             return
-        for tensor, compute, modules in self.packed:
-            tensor.copy_(compute(*(module() for module in modules)))
-        self.watch(model)
+        tensors = [t() for t in self.watched]
+        if any(t is None for t in tensors):  # some are shared: graphs would go on reading what was there before
+            raise RuntimeError("optimize: expected the model's own parameters and buffers, got new ones: "
+                               "call course.optimize on it again")  # fmt: skip
+        versions = [t._version for t in tensors]
+        if versions != self.versions:
+            for tensor, compute, modules in self.packed:
+                tensor.copy_(compute(*(module() for module in modules)))
+            self.versions = versions
 
 
 def is_view(t: torch.Tensor, of: torch.Tensor) -> bool:
