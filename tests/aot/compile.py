@@ -84,10 +84,9 @@ def pretend(name: str, every_configuration: bool) -> None:
 
 def main() -> None:
     name, every_configuration = sys.argv[1], "--all" in sys.argv
-    dtypes = (torch.float16,) if "--half" in sys.argv else (torch.float32, torch.float16, torch.bfloat16)
     pretend(name, every_configuration)
     for module in sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]) if m.name != "compile"):
-        for dtype in dtypes:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
             for label, call in importlib.import_module(f"tests.aot.{module}").cases(dtype):
                 error = None
                 try:
