@@ -32,7 +32,7 @@ def optimize(model: ViT | ResNet, dtype: torch.dtype | None = None, graphs: int 
     weights (an optimiser's step, load_state_dict). After the model itself was changed (another layer, another
     device), call `optimize` again. It does not keep the model: `model = course.optimize(model)` frees what the
     fast path does not need. Raises TypeError on other models and dtypes, ValueError on a model that
-    kernels cannot reach.
+    kernels cannot reach; a call raises RuntimeError once a parameter was replaced by another.
     """
     plan = PLANS.get(type(model))
     if plan is None:
