@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = {path.stem for path in (ROOT / "tests" / "aot").glob("*.py")} - {"__init__", "compile"}
+OTHERS = ["sm_80", "sm_100", "gfx942"]
 
 
 def compile_for(target, *flags):
@@ -23,8 +24,18 @@ def compile_for(target, *flags):
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
-def test_compiles(target):
+def test_every_case_compiles():
+    compile_for("sm_90")
+
+
+@pytest.mark.parametrize("target", OTHERS)
+def test_every_kernel_and_dtype_compiles(target):
+    compile_for(target, "--brief")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", OTHERS)
+def test_every_case_compiles_elsewhere(target):
     compile_for(target)
 
 

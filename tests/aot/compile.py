@@ -1,9 +1,11 @@
-"""Compiles what every kernel would launch, for a GPU that is not there: python -m tests.aot.compile sm_90 [--all]
+"""Compiles what kernels would launch, for a GPU that is not there: python -m tests.aot.compile sm_90 [--brief | --all]
 
 Each module beside this one yields the calls that reach its kernel's variants. A driver that names the target
 and launches nothing stands in for the GPU, so that Triton specialises the arguments, compiles them to machine
-code and reports the shared memory, as on the day itself. Prints a line of JSON a case. With --all every
-configuration offered to the autotuner is compiled; without, they are tried in order until one fits.
+code and reports the shared memory, as on the day itself. Prints a line of JSON a case.
+
+Every launch is compiled, in the first of its configurations that fits. With --all it is compiled in each of them; with
+--brief once a module and dtype for each kernel, which takes a third of the time.
 """
 import importlib
 import json
@@ -46,16 +48,20 @@ class AbsentGPU:
         return 0
 
 
-def pretend(name: str, every_configuration: bool) -> None:
-    """From here on kernels are compiled for `name`, and not launched."""
+def pretend(name: str, every_configuration: bool, compiled: set[str] | None = None) -> None:
+    """From here on kernels are compiled for `name`, and not launched; not if their names are in `compiled`."""
     target, shared_limit = TARGETS[name]
     triton.runtime.driver.set_active(AbsentGPU(target))
     run = JITFunction.run
 
     def compile_only(self, *args, grid, warmup, **kwargs):
+        if compiled is not None and self.__name__ in compiled:
+            return None
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
         if kernel.metadata.shared > shared_limit:
             raise OutOfResources(kernel.metadata.shared, shared_limit, "shared memory")
+        if compiled is not None:
+            compiled.add(self.__name__)
         return kernel
 
     JITFunction.run = compile_only
@@ -83,10 +89,13 @@ def pretend(name: str, every_configuration: bool) -> None:
 
 
 def main() -> None:
-    name, every_configuration = sys.argv[1], "--all" in sys.argv
-    pretend(name, every_configuration)
+    name, *flags = sys.argv[1:]
+    compiled = set() if "--brief" in flags else None
+    pretend(name, "--all" in flags, compiled)
     for module in sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]) if m.name != "compile"):
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            if compiled:
+                compiled.clear()
             for label, call in importlib.import_module(f"tests.aot.{module}").cases(dtype):
                 error = None
                 try:
