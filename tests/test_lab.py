@@ -148,6 +148,13 @@ class TestTrace:
         record = lab.trace(double_kernel, (1,), x, vector(4), 1, BLOCK=4)
         assert record.touches["x_ptr read"][0].state.tolist() == ["active"] + 3 * ["masked"]
 
+    def test_tensors_one_behind_the_other(self):
+        """Most lanes of the last block are masked, and their addresses are in the next tensor."""
+        x, out = torch.ones(2, 5, device=DEVICE)
+        record = lab.trace(double_kernel, (2,), x, out, 5, BLOCK=4)
+        assert set(record.touches) == {"x_ptr read", "out_ptr written"}
+        assert record.lanes("masked") == 2 * 3 and record.lanes("outside") == 0
+
     def test_the_margin_of_windows_is_around_the_image(self):
         """Where rows lie apart; in a contiguous image the address of the margin is that of other pixels."""
         image, out = torch.ones(3, 9, device=DEVICE)[:, :3], torch.empty(3, 3, device=DEVICE)

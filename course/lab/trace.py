@@ -125,8 +125,8 @@ def summarise(kernel, grid, tensors, accesses):
         size = np.unique(access.addresses[access.mask]).size * access.itemsize
         read += size * ("read" in directions)
         written += size * ("written" in directions)
-        name = max(layouts, key=lambda name: layouts[name].near(access.addresses))
-        if layouts[name].near(access.addresses) == (0, 0):
+        name = max(layouts, key=lambda name: layouts[name].near(access))
+        if layouts[name].near(access) == (0, 0, 0):
             lost += int(access.mask.sum())
             continue
         touch = layouts[name].touch(access)
@@ -158,11 +158,13 @@ class Layout:
         self.pitch = t.stride(-2) if t.ndim > 1 and t.stride(-1) == 1 else 0
         self.gap = max(self.pitch - self.columns, 0)  # between the end of a row and the start of the next
 
-    def near(self, addresses):
-        """How many of `addresses` are in this tensor, and how many in its padded memory."""
-        inside = (addresses >= self.region[0]) & (addresses < self.region[1])
-        offsets = (addresses[inside].astype(np.int64) - self.base) // self.itemsize
-        return sum(int(offset) in self.place_of for offset in offsets), int(inside.sum())
+    def near(self, access):
+        """How many active lanes are in this tensor, how many lanes at all, and how many in its padded memory."""
+        inside = (access.addresses >= self.region[0]) & (access.addresses < self.region[1])
+        offsets = (access.addresses[inside].astype(np.int64) - self.base) // self.itemsize
+        ours = np.array([int(offset) in self.place_of for offset in offsets], dtype=bool)
+        # the active first: where tensors lie one behind the other, most masked lanes of a block may be in the next
+        return int((ours & access.mask[inside]).sum()), int(ours.sum()), int(inside.sum())
 
     def touch(self, access):
         offsets = (access.addresses.astype(np.int64) - self.base) // self.itemsize
