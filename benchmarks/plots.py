@@ -2,16 +2,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report import BATCHES, MODELS, MOVERS, moved_mib
-from course.lab.display import CARD, COLOURS, FAINT, INK
+from course.lab.display import CARD, COLOURS, FAINT, INK, MARKERS, WIDTH
+from course.lab.drawing import finish, grid, headed, legend
 from course.lab.roofline import roofline
 from course.results import Results, described, is_ours, median
-
-WIDTH = 9.0  # inches: what a notebook shows without scaling
-MARKERS = "osD^vP*X"
 
 
 def style(provider: str, order: Iterable[str]) -> dict:
@@ -46,22 +43,8 @@ def saved(figure: Figure, file: Path) -> Path:
 
 def new_figure(height: float, title: str, source: str) -> Figure:
     figure = Figure(figsize=(WIDTH, height), facecolor=CARD)
-    figure.text(0.012, 1 - 0.3 / height, title, color=INK, fontsize=12, weight="bold")
-    figure.text(0.012, 0.1 / height, source, color=INK, fontsize=6.5)
+    headed(figure, title, source)
     return figure
-
-
-def finish(axes: Axes) -> None:
-    axes.set_facecolor(CARD)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.7)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-
-
-def legend(axes: Axes, **where) -> None:
-    axes.legend(facecolor=CARD, edgecolor=FAINT, labelcolor=INK, fontsize=8.5, **where)
 
 
 def kernel_figure(kernels: Results, kernel: str) -> Figure:
@@ -95,6 +78,7 @@ def bytes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"MiB read and written, {dtype}")
         finish(axes)
+        grid(axes)
     panels[0].set_ylabel("GB/s")
     legend(panels[0], loc="best")
     return figure
@@ -127,9 +111,8 @@ def shapes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
     digits = "25" if max(limits) > 10 * min(figures) else "2345678"  # of the minor ticks that have room for a label
     axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in digits else "")
     finish(axes)
-    axes.grid(axis="x", which="both", color=FAINT, alpha=0.25, linewidth=0.7)
+    grid(axes, axis="x", which="both")
     axes.tick_params(which="minor", colors=INK, labelsize=8)
-    axes.grid(visible=False, axis="y")
     return figure
 
 
@@ -155,20 +138,21 @@ def models_figure(models: Results) -> Figure:
                 lower.annotate(f"{ratio:.2f}", (batch, ratio), (0, 7), textcoords="offset points", ha="center",
                                color=INK, fontsize=8.5)  # fmt: skip
         upper.set_title(MODELS[model, dtype], color=INK, fontsize=10)
-        upper.set(xscale="log", yscale="log")
         upper.set_xscale("log", base=2)
+        upper.set_yscale("log")
         lower.set_xticks(BATCHES, BATCHES)
         lower.set_xlim(0.55, 480)
         lower.set_ylim(0, max([1.5, *(ratio for _, ratio in ratios)]) * 1.25)
         lower.minorticks_off()
         lower.set_xlabel("images a batch")
-        finish(upper)
-        finish(lower)
+        for axes in (upper, lower):
+            finish(axes)
+            grid(axes)
     panels[0, 0].set_ylabel("ms a batch")
     panels[1, 0].set_ylabel("best peer's / ours")
     handles = {}
     for axes in panels[0]:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels())))
-    figure.legend(handles=handles.values(), labels=handles.keys(), loc="lower center", ncols=4, fontsize=8.5,
-                  bbox_to_anchor=(0.5, 0.04), facecolor=CARD, edgecolor=FAINT, labelcolor=INK)  # fmt: skip
+    legend(figure, handles=handles.values(), labels=handles.keys(), loc="lower center", ncols=4,
+           bbox_to_anchor=(0.5, 0.04))  # fmt: skip
     return figure

@@ -3,10 +3,10 @@ from collections import defaultdict
 
 from matplotlib.patches import Rectangle
 
-from course.lab.display import CARD, COLOURS, FAINT, INK, Picture
+from course.lab.display import CARD, COLOURS, FAINT, GREY, GRID, INK, MASKED, WIDTH, WRONG, Picture
+from course.lab.drawing import key
 from course.lab.trace import Trace, trace
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
 CELL, STRIP = 0.34, 0.6  # of a drawing with rows, and without
 MOST_CELLS = 64  # in one direction; more would be too small to tell apart
 MOST_COLOURS = 4  # in one cell; an element touched by more programs shows how many
@@ -44,10 +44,10 @@ def draw_access(kernel, grid, *args, masked: bool = True, **constexprs) -> Pictu
         x = GAP
         for panel in line:
             w, h = cell * panel.columns, cell * panel.rows
-            panel.draw(figure.add_axes((x / WIDTH, (y - LABEL - h) / height, w / WIDTH, h / height)), cell)
+            panel.draw(figure.add_axes(figure.place(x, y - LABEL - h, w, h)), cell)
             x += panel.width(cell)
         y -= line_height
-    draw_legend(figure, record, masked)
+    key(figure.sheet(), GAP, height - LEGEND + 0.31, meanings(record, masked))
     figure.text(GAP / WIDTH, 0.2 / height, summary(record), color=INK, fontsize=10)
     return figure
 
@@ -79,11 +79,8 @@ def name(program: tuple[int, int, int], grid: tuple[int, ...]) -> str:
     return ",".join(str(i) for i in program[: len(grid)])
 
 
-def draw_legend(figure, record, masked):
-    width, height = figure.get_size_inches()
-    axes = figure.add_axes((0, (height - LEGEND) / height, 1, LEGEND / height), xlim=(0, width), ylim=(0, LEGEND))
-    axes.axis("off")
-    x = GAP
+def meanings(record: Trace, masked: bool) -> list[tuple[dict, str]]:
+    """Style and label of whatever the picture shows."""
     shown = list(colours(record).items())
     entries = [(dict(facecolor=colour), name(program, record.grid)) for program, colour in shown[: len(COLOURS)]]
     entries[0] = entries[0][0], f"program {entries[0][1]}"
@@ -93,14 +90,10 @@ def draw_legend(figure, record, masked):
         entries.append((MASKED, "masked lane"))
     if record.lanes("outside"):
         entries.append((OUTSIDE, "outside of the tensor"))
-    for style, label in entries:
-        axes.add_patch(Rectangle((x, 0.2), 0.22, 0.22, **{"edgecolor": INK, "linewidth": 0.8, **style}))
-        axes.text(x + 0.3, 0.31, label, color=INK, fontsize=10, va="center")
-        x += 0.55 + 0.085 * len(label)
+    return entries
 
 
-MASKED = dict(facecolor="#dededf", edgecolor="#77777f", hatch="////")
-OUTSIDE = dict(facecolor="#d1495b", edgecolor=INK)
+OUTSIDE = dict(facecolor=WRONG, edgecolor=INK)
 
 
 class Panel:
@@ -158,13 +151,13 @@ class Panel:
                 axes.add_patch(stripe)
             axes.add_patch(Rectangle((column, row), 1, 1, fill=False, **box))
         elif touched:
-            axes.add_patch(Rectangle((column, row), 1, 1, facecolor="#d5d9de", **box))
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor=GREY, **box))
         elif (row, column) in self.outside:
             axes.add_patch(Rectangle((column, row), 1, 1, **OUTSIDE, linewidth=0.8, clip_on=False))
         elif (row, column) in self.masked:
             axes.add_patch(Rectangle((column, row), 1, 1, **MASKED, linewidth=0.8, clip_on=False))
         elif in_tensor:
-            axes.add_patch(Rectangle((column, row), 1, 1, facecolor=CARD, edgecolor="#d0d0d4", linewidth=0.8))
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor=CARD, edgecolor=GRID, linewidth=0.8))
         text = name(touched[0], self.grid) if len(touched) == 1 else ""
         if len(touched) > MOST_COLOURS:
             text = f"×{len(touched)}"

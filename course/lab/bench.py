@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from course.lab.display import CARD, COLOURS, FAINT, INK, Markdown, Picture
+from course.lab.display import CARD, INK, WIDTH, Markdown, Picture
+from course.lab.drawing import bars, caption, curve, finish, legend
 from course.lab.speed import copy_bandwidth, matmul_rate
 from course.lab.stored import show
 from course.results import circumstances, described
@@ -69,35 +70,28 @@ def plot(result: dict, origin: str) -> Picture:
     table = [f"{row['provider']}, {row['size']:,} {result['axis']}: {row['median_ms']:.4f} ms, {row[rate]:,.0f} {unit}"
              for row in rows]  # fmt: skip
     alt = "\n".join([*table, f"{limited.capitalize()}: {limit:,.0f} {unit}.", source])
-    bars = len(sizes) == 1
-    height = 1.5 + 0.42 * len(providers) if bars else 4.2
-    figure = Picture(9.0, height, alt)
-    left = max(0.22, 0.04 + 0.0076 * max(map(len, providers))) if bars else 0.09
-    axes = figure.add_axes((left, 0.95 / height, 0.96 - left, 1 - 1.3 / height), facecolor=CARD)
-    if bars:
+    one_size = len(sizes) == 1
+    height = 1.5 + 0.42 * len(providers) if one_size else 4.2
+    figure = Picture(WIDTH, height, alt)
+    left = max(0.22, 0.04 + 0.0076 * max(map(len, providers))) if one_size else 0.09
+    axes = figure.add_axes((left, 0.95 / height, 0.96 - left, 1 - 1.3 / height))
+    if one_size:
+        bars(axes, {row["provider"]: row[rate] for row in rows})
         for i, row in enumerate(rows):
-            axes.barh(i, row[rate], color=COLOURS[i % len(COLOURS)], edgecolor=INK, linewidth=0.6)
             axes.text(row[rate] + limit * 0.01, i, f"{row[rate]:,.0f}", va="center", color=INK, fontsize=9,
                       bbox=dict(facecolor=CARD, edgecolor="none", pad=0.5))  # fmt: skip
-        axes.set_yticks(range(len(providers)), providers)
-        axes.invert_yaxis()
         axes.set_xlim(0, 1.12 * max(limit, *(row[rate] for row in rows)))
         axes.axvline(limit, color=INK, linestyle="--", linewidth=1)
-        axes.set_xlabel(f"{unit} (dashed: {limited})", color=INK)
+        axes.set_xlabel(f"{unit} (dashed: {limited})")
     else:
         for i, provider in enumerate(providers):
             mine = [row for row in rows if row["provider"] == provider]
-            x, y = [row["size"] for row in mine], [row[rate] for row in mine]
-            axes.plot(x, y, color=INK, linewidth=2.8)  # an outline, so that light colours stand out
-            axes.plot(x, y, "osD^vP*X"[i % 8] + "-", color=COLOURS[i % len(COLOURS)], linewidth=1.8, markersize=6.5,
-                      markeredgecolor=INK, markeredgewidth=0.7, label=provider)  # fmt: skip
+            curve(axes, [row["size"] for row in mine], [row[rate] for row in mine], i, provider)
         axes.axhline(limit, color=INK, linestyle="--", linewidth=1, label=limited)
         axes.set_xscale("log", base=2)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(result["axis"], color=INK)
-        axes.set_ylabel(unit, color=INK)
-        axes.legend(facecolor=CARD, edgecolor=FAINT, labelcolor=INK, fontsize=9)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.text(0.02, 0.12 / height, source, color=INK, fontsize=5.8)
+        axes.set(xlabel=result["axis"], ylabel=unit)
+        legend(axes, fontsize=9)
+    finish(axes)
+    caption(figure, source)
     return figure

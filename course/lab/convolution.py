@@ -3,11 +3,9 @@ from collections.abc import Sequence
 
 from matplotlib.patches import ConnectionPatch, Rectangle
 
-from course.lab.display import CARD, COLOURS, INK, Picture
+from course.lab.display import CARD, COLOURS, GRID, INK, MASKED, WIDTH, Picture
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
-LINE = "#d0d0d4"
-PADDING = dict(facecolor="#dededf", edgecolor="#9a9aa2", hatch="////")
+PADDING = {**MASKED, "edgecolor": "#9a9aa2"}
 TAPS = [*COLOURS, "#cfd3d8"]
 """Colours of a filter's taps, from left to right and row by row; they repeat in filters of more than nine."""
 
@@ -101,7 +99,7 @@ class Product:
         ))  # fmt: skip
         panels, x = [], (WIDTH - cell * across - 3 * gap) / 2
         for name, (rows, columns) in names.items():
-            place = x / WIDTH, 1 - (top + cell * rows) / height, cell * columns / WIDTH, cell * rows / height
+            place = figure.place(x, height - top - cell * rows, cell * columns, cell * rows)
             panels.append(figure.add_axes(place, xlim=(0, columns), ylim=(rows, 0)))
             panels[-1].axis("off")
             panels[-1].text(columns / 2, -0.35, name, ha="center", va="bottom", fontsize=9, color=INK)
@@ -110,8 +108,8 @@ class Product:
 
         def draw_cell(panel, row, column, colour, pixel=None):
             hit = pixel is None or 0 <= pixel[0] < self.H and 0 <= pixel[1] < self.W
-            style = dict(facecolor=CARD, edgecolor=LINE) if hit else dict(PADDING)
-            style |= {"facecolor": colour} if colour else {}
+            style = dict(facecolor=CARD, edgecolor=GRID) if hit else PADDING
+            style = {**style, "facecolor": colour} if colour else style
             panel.add_patch(Rectangle((column, row), 1, 1, linewidth=0.7, clip_on=False, **style))
             text = str(pixel[0] * self.W + pixel[1]) if pixel and hit else ""
             panel.text(column + 0.5, row + 0.52, text, ha="center", va="center", fontsize=fontsize, color=INK)
@@ -154,8 +152,7 @@ def draw_terms(kernel_size: tuple[int, int], channels: int, block: int, order: S
         f"{terms} terms of a filter of {R} × {S} taps and {channels} channels in the order {', '.join(order)}, "
         f"in {steps} steps of {block}"
     ))  # fmt: skip
-    panel = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
-    panel.axis("off")
+    panel = figure.sheet(down=True)
     for i, name in enumerate(["term", *order]):
         y = top + line * (i + 0.5)
         panel.text(left - 0.12, y, name, ha="right", va="center", fontsize=9, color=INK, family="monospace")
@@ -166,7 +163,7 @@ def draw_terms(kernel_size: tuple[int, int], channels: int, block: int, order: S
         colour = TAPS[(index["r"] * S + index["s"]) % len(TAPS)]
         for i, value in enumerate([term, *(index[name] for name in order)]):
             x, y = left + term * cell, top + line * i
-            box = Rectangle((x, y), cell, line, facecolor=colour if i else CARD, edgecolor=LINE, linewidth=0.7)
+            box = Rectangle((x, y), cell, line, facecolor=colour if i else CARD, edgecolor=GRID, linewidth=0.7)
             panel.add_patch(box)
             panel.text(x + cell / 2, y + line * 0.52, value, ha="center", va="center", fontsize=min(8.0, 45 * cell),
                        color=INK)  # fmt: skip
@@ -200,7 +197,7 @@ def draw_boxes(
     wide = cell * (W + 2 * padding)
     x = (WIDTH - len(taps) * (wide + gap) + gap) / 2
     for (r, s), (h, w) in starts.items():
-        place = x / WIDTH, under / height, wide / WIDTH, cell * (H + 2 * padding) / height
+        place = figure.place(x, under, wide, cell * (H + 2 * padding))
         panel = figure.add_axes(place, xlim=(-padding, W + padding), ylim=(H + padding, -padding))
         panel.axis("off")
         panel.text(W / 2, -padding - 0.4, f"tap ({r}, {s}): box at ({h}, {w})", ha="center", va="bottom", fontsize=9,
@@ -208,9 +205,9 @@ def draw_boxes(
         for i in range(-padding, H + padding):
             for j in range(-padding, W + padding):
                 covered, hit = 0 <= i - h < box[0] and 0 <= j - w < box[1], 0 <= i < H and 0 <= j < W
-                style = dict(facecolor=COLOURS[0] if covered else CARD, edgecolor=LINE)
+                style = dict(facecolor=COLOURS[0] if covered else CARD, edgecolor=GRID)
                 if covered and not hit:
-                    style = dict(PADDING)
+                    style = PADDING
                 panel.add_patch(Rectangle((j, i), 1, 1, linewidth=0.7, clip_on=False, **style))
         outline(panel, (0, 0), W, H, 1.2)
         outline(panel, (w, h), box[1], box[0])

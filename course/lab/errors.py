@@ -4,12 +4,11 @@ from collections.abc import Mapping
 import torch
 from matplotlib.patches import Rectangle
 
-from course.lab.display import CARD, FAINT, INK, Picture
+from course.lab.display import CARD, FAINT, INK, RIGHT, WIDTH, WRONG, Picture
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
 GAP, TITLE, KEY = 0.3, 0.36, 0.5
 
-STATES = {"right": "#5fc79d", "wrong": "#d1495b", "never written": "#c9c9cf"}
+STATES = {"right": RIGHT, "wrong": WRONG, "never written": "#c9c9cf"}
 
 
 def draw_errors(results: Mapping[str, tuple[torch.Tensor, torch.Tensor]], tolerance: float = 1e-4) -> Picture:
@@ -29,8 +28,8 @@ def draw_errors(results: Mapping[str, tuple[torch.Tensor, torch.Tensor]], tolera
     x = GAP
     for title, rows in maps.items():
         wide, high = len(rows[0]), len(rows)
-        box = (x / WIDTH, (KEY + cell * (deepest - high)) / height, cell * wide / WIDTH, cell * high / height)
-        axes = figure.add_axes(box, xlim=(0, wide), ylim=(high, 0))
+        place = figure.place(x, KEY + cell * (deepest - high), cell * wide, cell * high)
+        axes = figure.add_axes(place, xlim=(0, wide), ylim=(high, 0))
         axes.axis("off")
         axes.set_title(title, loc="left", fontsize=9.5, color=INK, pad=5)
         for i, row in enumerate(rows):
@@ -39,8 +38,7 @@ def draw_errors(results: Mapping[str, tuple[torch.Tensor, torch.Tensor]], tolera
                 if state == "wrong":
                     axes.plot(j + 0.5, i + 0.5, "x", color=INK, markersize=30 * cell, markeredgewidth=0.9)
         x += cell * wide + spare
-    key = figure.add_axes((0, 0, 1, KEY / height), xlim=(0, WIDTH), ylim=(0, KEY))
-    key.axis("off")
+    key = figure.sheet()
     x = GAP
     for state, colour in STATES.items():
         key.add_patch(Rectangle((x, 0.13), 0.18, 0.18, facecolor=colour, edgecolor=FAINT, linewidth=0.6))

@@ -1,17 +1,18 @@
 """`draw_gpu`: what a GPU is made of, with the sizes of the one that the course was measured on."""
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
-from course.lab.display import CARD, COLOURS, FAINT, INK, Picture
+from course.lab.display import CARD, COLOURS, FAINT, INK, LIGHT_GREY, WIDTH, Picture
+from course.lab.drawing import rounded
 from course.lab.speed import hardware
 
-WIDTH, HEIGHT = 9.0, 4.9  # inches: what a notebook shows without scaling
+HEIGHT = 4.9
 
 # NVIDIA: H100 Tensor Core GPU Architecture (2022), Hopper Tuning Guide, H200 datasheet (2023); the L2 cache as PyTorch
 # reports it of an H200. The number of multiprocessors and the speed of copying are measured: hardware.json.
 REGISTERS_KB, SHARED_KB, L2_MB, MEMORY_GB = 256, 256, 60, 141
 QUARTERS, LANES = 4, 32
 
-SM, LANE, CACHE, MEMORY, REGISTER, UNIT = COLOURS[0], COLOURS[4], COLOURS[1], "#dededf", COLOURS[2], COLOURS[3]
+SM, LANE, CACHE, MEMORY, REGISTER, UNIT = COLOURS[0], COLOURS[4], COLOURS[1], LIGHT_GREY, COLOURS[2], COLOURS[3]
 ROWS = 6  # of multiprocessors, half of them above the cache
 
 
@@ -26,8 +27,7 @@ def draw_gpu() -> Picture:
         "memory and L1 cache for all of them."
     )
     figure = Picture(WIDTH, HEIGHT, alt)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
-    axes.axis("off")
+    axes = figure.sheet()
     chosen = draw_chip(axes, number, copied)
     draw_multiprocessor(axes)
     for start, end in zip(chosen, ((4.55, 4.45), (4.55, 0.3))):  # the lines of the magnifying glass
@@ -44,8 +44,7 @@ def box(axes, x, y, width, height, colour, text="", size=9, **style):
 def draw_chip(axes, number, copied, left=0.3, width=3.7):
     """The whole GPU. Returns two corners of the multiprocessor that is enlarged."""
     axes.text(left, 4.62, f"a GPU: {number} multiprocessors", fontsize=10.5, color=INK, weight="bold")
-    axes.add_patch(FancyBboxPatch((left, 1.2), width, 3.25, boxstyle="round,pad=0,rounding_size=0.08", facecolor=CARD,
-                                  edgecolor=INK, linewidth=1.4))  # fmt: skip
+    rounded(axes, left, 1.2, width, 3.25, CARD, radius=0.08, linewidth=1.4)
     columns = -(-number // ROWS)
     pitch = (width - 0.2) / columns
     for i in range(number):
@@ -64,8 +63,7 @@ def draw_chip(axes, number, copied, left=0.3, width=3.7):
 
 def draw_multiprocessor(axes, left=4.7, width=4.0):
     axes.text(left, 4.62, "one multiprocessor, enlarged", fontsize=10.5, color=INK, weight="bold")
-    axes.add_patch(FancyBboxPatch((left - 0.1, 0.3), width + 0.2, 4.15, boxstyle="round,pad=0,rounding_size=0.08",
-                                  facecolor=CARD, edgecolor=INK, linewidth=1.4))  # fmt: skip
+    rounded(axes, left - 0.1, 0.3, width + 0.2, 4.15, CARD, radius=0.08, linewidth=1.4)
     half = width / 2 - 0.05
     for i in range(QUARTERS):
         x, y = left + (i % 2) * (half + 0.1), 2.72 - (i // 2) * 1.72

@@ -3,14 +3,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Circle, FancyArrowPatch
 
 from course import results
-from course.lab.display import CARD, COLOURS, FAINT, INK, Markdown, Picture
+from course.lab.display import CARD, COLOURS, INK, WIDTH, Markdown, Picture
+from course.lab.drawing import caption, curve, finish, legend, legend_above, rounded
 from course.verify import TOLERANCE, LayerError
-
-WIDTH = 9.0  # inches: what a notebook shows without scaling
-MARKERS = "osD^vP*X"
 
 
 def gallery(images: Sequence, captions: Sequence[str], columns: int = 8) -> Picture:
@@ -27,14 +25,14 @@ def gallery(images: Sequence, captions: Sequence[str], columns: int = 8) -> Pict
     side = min((WIDTH - gap) / columns - gap, 2.2)
     height = rows * (side + under) + gap
     figure = Picture(WIDTH, height, "; ".join(caption.replace("\n", ", ") for caption in captions))
-    for i, (image, caption) in enumerate(zip(images, captions)):
+    for i, (image, title) in enumerate(zip(images, captions)):
         pixels = image.cpu().numpy() if torch.is_tensor(image) else np.asarray(image)
         row, column = divmod(i, columns)
         left, top = gap + column * (side + gap), height - gap - row * (side + under)
-        axes = figure.add_axes((left / WIDTH, (top - side) / height, side / WIDTH, side / height))
+        axes = figure.add_axes(figure.place(left, top - side, side, side))
         axes.imshow(pixels, cmap="gray", vmin=0 if pixels.ndim == 2 else None)
         axes.axis("off")
-        axes.set_title(caption, y=0, va="top", pad=-5, fontsize=9, color=INK)
+        axes.set_title(title, y=0, va="top", pad=-5, fontsize=9, color=INK)
     return figure
 
 
@@ -67,9 +65,7 @@ def draw_chain(steps: Sequence[tuple[str, str]], skips: Sequence[tuple[int, int]
         if name == "+":
             axes.add_patch(Circle((x, y), 0.15, facecolor=CARD, edgecolor=INK, linewidth=1.2))
         else:
-            style = dict(boxstyle="round,pad=0,rounding_size=0.06", edgecolor=INK, linewidth=0.8)
-            colour = COLOURS[names.index(name) % len(COLOURS)]
-            axes.add_patch(FancyBboxPatch((x - half, y - 0.25), 2 * half, 0.5, facecolor=colour, **style))
+            rounded(axes, x - half, y - 0.25, 2 * half, 0.5, COLOURS[names.index(name) % len(COLOURS)])
         axes.text(x, y, name, ha="center", va="center", fontsize=9, color=INK)
         axes.text(x, y - 0.36, note, ha="center", va="top", fontsize=8, color=INK)
     for i, j in skips:
@@ -85,24 +81,22 @@ def plot_errors(runs: Mapping[str, Sequence[LayerError]], dtype: torch.dtype) ->
     names = [row.name for row in first]
     worst = {label: max(rows, key=lambda row: row.relative) for label, rows in runs.items()}
     alt = "; ".join(f"{label}: at most {row.relative:.1e}, in {row.name}" for label, row in worst.items())
-    label = 0.25 + 0.05 * max(map(len, names))
-    height = 2.7 + label
+    below = 0.25 + 0.05 * max(map(len, names))  # the names stand upright
+    height = 2.7 + below
     figure = Picture(WIDTH, height, f"relative error of {len(names)} layers. {alt}")
-    axes = figure.add_axes((0.09, label / height, 0.89, 1 - (label + 0.45) / height), facecolor=CARD)
+    axes = figure.add_axes((0.09, below / height, 0.89, 1 - (below + 0.45) / height))
     for i, (run, rows) in enumerate(runs.items()):
         errors = [max(row.relative, 1e-9) for row in rows]
-        axes.plot(errors, color=INK, linewidth=2.4)  # an outline, so that light colours stand out
-        axes.plot(errors, MARKERS[i % 8] + "-", color=COLOURS[i % 8], label=run, linewidth=1.6, markersize=5,
-                  markeredgecolor=INK, markeredgewidth=0.6)  # fmt: skip
+        curve(axes, range(len(names)), errors, i, run, outline=2.4, linewidth=1.6, markersize=5, markeredgewidth=0.6)
     axes.axhline(TOLERANCE[dtype][0], color=INK, linestyle="--", linewidth=1, label="tolerance")
     axes.set_yscale("log")
     axes.set_ylim(1e-8, 10)
     axes.set_xlim(-0.8, len(names) - 0.2)
     axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_ylabel("relative error", color=INK)
-    above = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(runs) + 1, columnspacing=1.0, borderaxespad=0.2)
-    axes.legend(**above, frameon=False, labelcolor=INK, fontsize=9)
-    finish(axes, 7)
+    axes.set_ylabel("relative error")
+    legend_above(axes, columnspacing=1.0)
+    finish(axes)
+    axes.tick_params(axis="x", labelsize=7)
     return figure
 
 
@@ -122,26 +116,17 @@ def measured(model: str, dtype: str) -> Picture | Markdown:
     source = results.described(stored.last)
     lines = [f"{provider}, batch {batch}: {ms:.3f} ms" for (provider, batch), ms in sorted(best.items())]
     figure = Picture(WIDTH, 4.4, "\n".join([*lines, source]))
-    axes = figure.add_axes((0.09, 0.2, 0.89, 0.77), facecolor=CARD)
+    axes = figure.add_axes((0.09, 0.2, 0.89, 0.77))
     for i, provider in enumerate(sorted({provider for provider, _ in best}, key=lambda name: (name != "course", name))):
         batches = sorted(batch for name, batch in best if name == provider)
         ms = [best[provider, batch] for batch in batches]
-        axes.plot(batches, ms, color=INK, linewidth=2.4)
-        axes.plot(batches, ms, MARKERS[i % 8] + "-", color=COLOURS[i % 8], label=provider, linewidth=1.6,
-                  markersize=6.5, markeredgecolor=INK, markeredgewidth=0.7)  # fmt: skip
+        curve(axes, batches, ms, i, provider, outline=2.4, linewidth=1.6)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     every = sorted({batch for _, batch in best})
     axes.set_xticks(every, every)
-    axes.set_xlabel(f"images in a batch, {dtype}", color=INK)
-    axes.set_ylabel("milliseconds", color=INK)
-    axes.legend(facecolor=CARD, edgecolor=FAINT, labelcolor=INK, fontsize=9)
-    finish(axes, 9)
-    figure.text(0.02, 0.03, f"Stored result, medians. {source}", color=INK, fontsize=6.5, wrap=True)
+    axes.set(xlabel=f"images in a batch, {dtype}", ylabel="milliseconds")
+    legend(axes, fontsize=9)
+    finish(axes)
+    caption(figure, f"Stored result, medians. {source}")
     return figure
-
-
-def finish(axes, size):
-    axes.tick_params(colors=INK, labelsize=size)
-    axes.tick_params(axis="y", labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)

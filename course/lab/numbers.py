@@ -4,10 +4,9 @@ from typing import NamedTuple
 import torch
 from matplotlib.patches import Rectangle
 
-from course.lab.access import MASKED
-from course.lab.display import CARD, COLOURS, FAINT, INK, Picture
+from course.lab.display import COLOURS, FAINT, INK, MASKED, WIDTH, Picture
+from course.lab.drawing import finish
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
 LEFT, CELL, ROW, TOP = 1.0, 0.165, 0.62, 0.55
 SIGN, EXPONENT, FRACTION = COLOURS[6], COLOURS[1], COLOURS[0]
 
@@ -48,8 +47,7 @@ def draw_formats(value: float) -> Picture:
            for f, (_, number) in zip(FORMATS, kept.values())]  # fmt: skip
     height = TOP + ROW * len(FORMATS)
     figure = Picture(WIDTH, height, "\n".join(alt))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
-    axes.axis("off")
+    axes = figure.sheet(down=True)
     x = LEFT
     for colour, label in ((SIGN, "sign"), (EXPONENT, "exponent: how large"), (FRACTION, "fraction: how exact")):
         axes.add_patch(Rectangle((x, 0.15), 0.2, 0.2, facecolor=colour, edgecolor=INK, linewidth=0.8))
@@ -82,7 +80,7 @@ def draw_number_line(fraction: int = 2, smallest: int = -2, largest: int = 2) ->
     end = 2.0 ** (largest + 1)
     widths = [f"from {2.0**e:g} to {2.0 ** (e + 1):g} in steps of {2.0**e / steps:g}" for e in numbers]
     figure = Picture(WIDTH, 1.75, f"{steps} numbers {f', {steps} '.join(widths)}; {steps} below, in the smallest step")
-    axes = figure.add_axes((0.03, 0.32, 0.94, 0.4), xlim=(-0.02 * end, 1.02 * end), ylim=(0, 1), facecolor=CARD)
+    axes = figure.add_axes((0.03, 0.32, 0.94, 0.4), xlim=(-0.02 * end, 1.02 * end), ylim=(0, 1))
     groups = [(subnormal, 0.0, 2.0**smallest, "#c9c9cf")]
     groups += [(numbers[e], 2.0**e, 2.0 ** (e + 1), COLOURS[i % 8]) for i, e in enumerate(numbers)]
     for members, first, last, colour in groups:
@@ -91,8 +89,7 @@ def draw_number_line(fraction: int = 2, smallest: int = -2, largest: int = 2) ->
     axes.set_yticks([])
     powers = [0.0, *(2.0**e for e in range(smallest, largest + 2) if 2.0**e >= end / 16)]
     axes.set_xticks(powers, [f"{p:g}" for p in powers])
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    finish(axes, bare=("top", "right", "left"))
     for e in range(smallest, largest + 1):
         if 2.0**e >= end / 16:
             text = f"step {2.0**e / steps:g}"

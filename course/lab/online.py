@@ -2,9 +2,9 @@
 import math
 from collections.abc import Sequence
 
-from course.lab.display import CARD, COLOURS, FAINT, INK, Picture
+from course.lab.display import COLOURS, FAINT, INK, WIDTH, Picture
+from course.lab.drawing import finish
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
 MOST_BLOCKS = 6
 
 
@@ -27,7 +27,7 @@ def draw_online(row: Sequence[float], block: int) -> Picture:
     alt = [f"block {i}: m = {step[0]:.2f}, s = {text}" for i, (step, text) in enumerate(zip(steps, sums))]
     figure = Picture(WIDTH, 3.5, "\n".join(alt))
     left, right = 0.5, WIDTH - 0.2
-    axes = figure.add_axes((left / WIDTH, 0.31, (right - left) / WIDTH, 0.63), facecolor=CARD)
+    axes = figure.add_axes((left / WIDTH, 0.31, (right - left) / WIDTH, 0.63))
     for i, numbers in enumerate(blocks):
         first, m = i * block, steps[i][0]
         axes.bar(range(first, first + len(numbers)), numbers, width=0.7, color=COLOURS[i], edgecolor=INK, linewidth=0.6)
@@ -40,10 +40,9 @@ def draw_online(row: Sequence[float], block: int) -> Picture:
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_xlim(-0.5, block * len(blocks) - 0.5)
     axes.set_ylim(min(0, *row) - 0.3, max(row) * 1.2)
-    axes.set_ylabel("x", color=INK, rotation=0)
+    axes.set_ylabel("x", rotation=0)
     axes.set_xticks([])
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    finish(axes, bare=("top", "right", "bottom"))
     rule = "new s = old s × exp(old m - new m) + the block's own sum of exp(x - new m)"
     figure.text(left / WIDTH, 0.05, rule, fontsize=9, color=INK)
     return figure

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from course.lab.display import Markdown, Picture
-from course.lab.stored import caption, show
+from course.lab.drawing import caption
+from course.lab.stored import show
 from course.lab.timeline import draw_timeline
 from course.results import circumstances, described
 

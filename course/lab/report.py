@@ -6,13 +6,15 @@ import math
 import torch
 
 from course.lab.diagnose import Evidence
+from course.lab.display import RIGHT, WRONG
 
 GLYPHS = {"right": "·", "wrong": "x", "unwritten": "o", "guard": " ", "trespassed": "!"}
-COLOURS = {"right": "#5fc79d", "wrong": "#d1495b", "unwritten": "#a9a9b2", "guard": "none", "trespassed": "#8f2bb3"}
+COLOURS = {"right": RIGHT, "wrong": WRONG, "unwritten": "#a9a9b2", "guard": "none", "trespassed": "#8f2bb3"}
 WORDS = {
     "right": "right", "wrong": "wrong", "unwritten": "never written",
     "guard": "not the output's", "trespassed": "written, but not the output's",
 }  # fmt: skip
+PASSED = "#2a9d6f"  # darker than a cell that is right: a word has to be legible
 ACROSS, DOWN = 64, 16  # cells of a picture
 AROUND = 24  # elements shown at most of the memory before and behind the output, where that was written
 
@@ -97,13 +99,13 @@ class Report:
         return "\n".join([*lines, *self.speed])
 
     def _repr_html_(self):
-        colour = {"passed": "#2a9d6f", "failed": "#d1495b", "unsolved": "#d08a1d"}[self.status]
+        colour = {"passed": PASSED, "failed": WRONG, "unsolved": "#d08a1d"}[self.status]
         mark = {"passed": "&#10003;", "failed": "&#10007;", "unsolved": "&#9998;"}[self.status]
         parts = [f'<b style="color:{colour}">{mark} {code(self.exercise)}</b> &nbsp; {code(self.headline)}']
         if self.cases:
             marks = {
-                True: '<span style="color:#2a9d6f">&#10003;</span>',
-                False: '<span style="color:#d1495b">&#10007;</span>',
+                True: f'<span style="color:{PASSED}">&#10003;</span>',
+                False: f'<span style="color:{WRONG}">&#10007;</span>',
             }
             parts.append(" &nbsp; ".join(f"{marks[case.passed]} {html.escape(case.name)}" for case in self.cases))
         failure = self.first_failure

@@ -2,11 +2,9 @@
 import math
 
 from course import results
-from course.lab.display import CARD, COLOURS, FAINT, INK, Markdown, Picture
+from course.lab.display import COLOURS, INK, MARKERS, WIDTH, Markdown, Picture
+from course.lab.drawing import finish, grid, headed, legend
 from course.results import Results, described, is_ours
-
-WIDTH, HEIGHT = 9.0, 6.4  # inches: what a notebook shows without scaling
-MARKERS = "osD^vP*X"
 
 
 def roofline(kernels: Results | None = None) -> Picture | Markdown:
@@ -24,10 +22,9 @@ def roofline(kernels: Results | None = None) -> Picture | Markdown:
     points = [(row["kernel"], 1e3 * row["tflops"] / row["gbps"], row["tflops"]) for row in ours]
     names = list(dict.fromkeys(name for name, _, _ in points))
     source = f"Medians. {described(kernels.last)}"
-    figure = Picture(WIDTH, HEIGHT, "\n".join([*(told(name, points, copy, most) for name in names), source]))
-    figure.text(0.012, 1 - 0.3 / HEIGHT, "Roofline: every kernel, every size", color=INK, fontsize=12, weight="bold")
-    figure.text(0.012, 0.1 / HEIGHT, source, color=INK, fontsize=6.5)
-    axes = figure.add_axes((0.085, 0.27, 0.895, 0.64), facecolor=CARD)
+    figure = Picture(WIDTH, 6.4, "\n".join([*(told(name, points, copy, most) for name in names), source]))
+    headed(figure, "Roofline: every kernel, every size", source)
+    axes = figure.add_axes((0.085, 0.27, 0.895, 0.64))
     for i, name in enumerate(names):
         mine = [(x, y) for other, x, y in points if other == name]
         axes.plot(*zip(*mine), MARKERS[i % 7], color=COLOURS[i % len(COLOURS)], markeredgecolor=INK,
@@ -43,13 +40,9 @@ def roofline(kernels: Results | None = None) -> Picture | Markdown:
     axes.text(middle, 1.25 * middle * copy, f"copying: {1e3 * copy:,.0f} GB/s", color=INK, fontsize=9, rotation=slope,
               rotation_mode="anchor", ha="center")  # fmt: skip
     axes.text(high / 1.1, most * 1.12, f"matmul: {most:,.0f} TFLOP/s", color=INK, fontsize=9, ha="right")
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.7)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    axes.legend(facecolor=CARD, edgecolor=FAINT, labelcolor=INK, fontsize=8.5, loc="upper center",
-                bbox_to_anchor=(0.48, -0.13), ncols=5)  # fmt: skip
+    finish(axes)
+    grid(axes)
+    legend(axes, loc="upper center", bbox_to_anchor=(0.48, -0.13), ncols=5)
     return figure
 
 

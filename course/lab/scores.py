@@ -1,17 +1,16 @@
 """`draw_scores`: which tiles of attention's score matrix are computed, by which program, in which order."""
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from matplotlib.patches import Rectangle
 
-from course.lab.access import MASKED
-from course.lab.display import COLOURS, FAINT, INK, Picture
+from course.lab.display import COLOURS, FAINT, GREY, INK, MASKED, WIDTH, Picture
+from course.lab.drawing import key
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
 GAP, STRIP, LEGEND, TITLE, FOOTER = 0.3, 0.32, 0.55, 0.35, 0.65
 LARGEST_CELL = 0.17
 MOST = 64  # rows or columns; more would be too small to tell apart
-KEYS, SKIPPED = "#d5d9de", "#f1efe9"
+KEYS, SKIPPED = GREY, "#f1efe9"
 
 
 def draw_scores(panels: Mapping[str, torch.Tensor], block_m: int, block_n: int) -> Picture:
@@ -31,9 +30,8 @@ def draw_scores(panels: Mapping[str, torch.Tensor], block_m: int, block_n: int) 
     top = LEGEND + TITLE
     height = top + 2 * STRIP + max(cell * tiles.rows for tiles in panels.values()) + FOOTER
     figure = Picture(WIDTH, height, "\n".join(f"{title}: {tiles.summary}" for title, tiles in panels.items()))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
-    axes.axis("off")
-    draw_legend(axes, max(len(tiles.turns) for tiles in panels.values()), panels.values())
+    axes = figure.sheet(down=True)
+    key(axes, GAP, 0.29, meanings(panels.values()))
     for i, (title, tiles) in enumerate(panels.items()):
         left = GAP + i * (WIDTH - GAP) / len(panels)
         axes.text(left, LEGEND + 0.12, title, color=INK, fontsize=11, weight="bold", va="center")
@@ -104,8 +102,9 @@ def draw_panel(axes, tiles, left, top, cell):
     axes.add_patch(Rectangle((x, y), cell * N, cell * M, fill=False, edgecolor=INK, linewidth=1.2, linestyle="--"))
 
 
-def draw_legend(axes, programs, panels):
-    x = GAP
+def meanings(panels: Collection[Tiles]) -> list[tuple[dict, str]]:
+    """Style and label of whatever the picture shows."""
+    programs = max(len(tiles.turns) for tiles in panels)
     entries = [(dict(facecolor=colour), f"{i}") for i, colour in enumerate(COLOURS[: min(programs, 6)])]
     entries[0] = entries[0][0], "program 0"
     if programs > 6:
@@ -114,7 +113,4 @@ def draw_legend(axes, programs, panels):
         entries.append((MASKED, "computed, does not count"))
     if any(len(turns) < tiles.columns // tiles.block[1] for tiles in panels for turns in tiles.turns):
         entries.append((dict(facecolor=SKIPPED, edgecolor=FAINT), "skipped"))
-    for style, label in entries:
-        axes.add_patch(Rectangle((x, 0.18), 0.22, 0.22, **{"edgecolor": INK, "linewidth": 0.8, **style}))
-        axes.text(x + 0.3, 0.29, label, color=INK, fontsize=10, va="center")
-        x += 0.55 + 0.085 * len(label)
+    return entries

@@ -1,13 +1,10 @@
 """What only a GPU can tell: told here and now, or as it was stored."""
 import json
 import os
-import textwrap
 from collections.abc import Callable
 from typing import TypeVar
 
-from matplotlib.figure import Figure
-
-from course.lab.display import INK, Markdown
+from course.lab.display import Markdown
 from course.results import RESULTS, write_whole
 from course.runtime import INTERPRET, gpu_name
 
@@ -32,9 +29,3 @@ def show(
     if os.environ.get("COURSE_STORE") == "1":
         write_whole(RESULTS / gpu_name() / "notebooks" / f"{name}.json", json.dumps(result, indent=1) + "\n")
     return draw(result, "Measured on this")
-
-
-def caption(figure: Figure, text: str) -> None:
-    """Writes where a figure's numbers are from into its lower left corner, in two lines where one is too short."""
-    lines = textwrap.wrap(text, 165)
-    figure.text(0.012, 0.07 / figure.get_figheight(), "\n".join(lines), color=INK, fontsize=6.5, linespacing=1.3)

@@ -3,13 +3,12 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.patches import Rectangle
 
-from course.lab.display import COLOURS, INK, Picture
+from course.lab.display import COLOURS, GRID, INK, WIDTH, Picture
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
 GAP, TITLE, FOOTER = 0.3, 0.42, 0.3
 ALONG_K = 0.4  # how long a and b are drawn along K, beside the width of out
 READ_A, READ_B, WRITTEN = COLOURS[0], COLOURS[2], COLOURS[1]
-NOT_TOUCHED, LINE = "#eeece6", "#d0d0d4"
+NOT_TOUCHED = "#eeece6"
 MOST_LINES = 24  # tiles in one direction; more are drawn without the lines between them
 
 
@@ -26,8 +25,7 @@ def draw_tiles(orders: Mapping[str, Sequence[tuple[int, int]]], tiles: tuple[int
     depth = ALONG_K * columns * cell  # of a and b, along K
     height = TITLE + depth + GAP / 2 + rows * cell + FOOTER + GAP / 2
     figure = Picture(WIDTH, height, "; ".join(f"{title}: reads {strips(o)}" for title, o in orders.items()))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
-    axes.axis("off")
+    axes = figure.sheet(down=True)
     for i, (title, order) in enumerate(orders.items()):
         left, top = GAP + i * (width + GAP), TITLE
         out_left, out_top = left + depth + GAP / 2, top + depth + GAP / 2
@@ -59,8 +57,8 @@ def grid(axes, name, corner, size, cell, touched, colour):
     for row, column in touched:
         axes.add_patch(Rectangle((x + column * wide, y + row * tall), wide, tall, facecolor=colour, edgecolor="none"))
     if max(rows, columns) <= MOST_LINES:
-        axes.vlines([x + wide * i for i in range(1, columns)], y, y + rows * tall, color=LINE, linewidth=0.7)
-        axes.hlines([y + tall * i for i in range(1, rows)], x, x + columns * wide, color=LINE, linewidth=0.7)
+        axes.vlines([x + wide * i for i in range(1, columns)], y, y + rows * tall, color=GRID, linewidth=0.7)
+        axes.hlines([y + tall * i for i in range(1, rows)], x, x + columns * wide, color=GRID, linewidth=0.7)
     axes.add_patch(Rectangle((x, y), columns * wide, rows * tall, fill=False, edgecolor=INK, linewidth=1.4, zorder=3))
     axes.text(x + columns * wide - 0.06, y + rows * tall - 0.1, name, color=INK, fontsize=10, family="monospace",
               ha="right", va="center")  # fmt: skip

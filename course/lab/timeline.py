@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.patches import Rectangle
 
-from course.lab.display import COLOURS, FAINT, INK, Picture
+from course.lab.display import COLOURS, FAINT, GREY, INK, WIDTH, Picture
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
 LEFT, RIGHT = 0.85, 0.25
 TITLE, LANE, AXIS, LINE = 0.34, 0.34, 0.5, 0.24
-GREY = "#d5d9de"
 
 Box = tuple[float, float, str]
 """Start and duration in microseconds, and a name."""
@@ -39,8 +37,7 @@ def draw_timeline(ways: Mapping[str, Mapping[str, Sequence[Box]]], below: float 
     rows = sum(len(lanes) for lanes in ways.values())
     height = TITLE * len(ways) + LANE * rows + AXIS + LINE * lines + below
     figure = Picture(WIDTH, height, "\n".join([*told(ways, ends), *key]))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
-    axes.axis("off")
+    axes = figure.sheet()
     scale = (WIDTH - LEFT - RIGHT) / max(ends.values())
     y = height
     for way, lanes in ways.items():

@@ -1,12 +1,12 @@
 """`draw_traffic`: what goes back and forth between memory and the kernels of a computation."""
 from collections.abc import Mapping, Sequence
 
-from matplotlib.patches import FancyArrow, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyArrow, Rectangle
 
-from course.lab.display import CARD, COLOURS, INK, Picture
+from course.lab.display import CARD, COLOURS, INK, LIGHT_GREY, WIDTH, Picture
+from course.lab.drawing import rounded
 from course.lab.trace import Trace
 
-WIDTH = 9.0  # inches: what a notebook shows without scaling
 LANE, MEMORY, ARROWS, BOX = 1.95, 0.32, 0.62, 0.36  # heights
 WIDEST = 0.30  # the arrow with the most bytes
 
@@ -25,8 +25,7 @@ def draw_traffic(ways: Mapping[str, Sequence[Trace]]) -> Picture:
         alt.append(f"{way}, {totals[way]} bytes: {'; '.join(launches)}")
     height = LANE * len(ways)
     figure = Picture(WIDTH, height, "\n".join(alt))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
-    axes.axis("off")
+    axes = figure.sheet()
     most = max(max(t.read, t.written) for traces in ways.values() for t in traces)
     slots = max(len(traces) for traces in ways.values())
     pitch = (WIDTH - 0.5) / slots
@@ -34,13 +33,12 @@ def draw_traffic(ways: Mapping[str, Sequence[Trace]]) -> Picture:
         top = height - lane * LANE - 0.14
         axes.text(0.25, top, f"{way}: {totals[way]:,} bytes", fontsize=10, color=INK, va="top", weight="bold")
         memory, box = top - 0.28, top - 0.28 - MEMORY - ARROWS
-        axes.add_patch(Rectangle((0.25, memory - MEMORY), WIDTH - 0.5, MEMORY, facecolor="#dededf", edgecolor=INK))
+        axes.add_patch(Rectangle((0.25, memory - MEMORY), WIDTH - 0.5, MEMORY, facecolor=LIGHT_GREY, edgecolor=INK))
         axes.text(WIDTH / 2, memory - MEMORY / 2, "the GPU's memory", fontsize=9, color=INK, ha="center", va="center")
         for i, trace in enumerate(traces):
             x = 0.25 + pitch * (i + 0.5 + (slots - len(traces)) / 2)
             half = min(pitch / 2 - 0.1, 1.9)
-            style = dict(boxstyle="round,pad=0,rounding_size=0.06", edgecolor=INK, linewidth=0.8)
-            axes.add_patch(FancyBboxPatch((x - half, box - BOX), 2 * half, BOX, facecolor=COLOURS[i % 8], **style))
+            rounded(axes, x - half, box - BOX, 2 * half, BOX, COLOURS[i % len(COLOURS)])
             name = dict(ha="center", va="center", fontsize=8, color=INK, family="monospace")
             axes.text(x, box - BOX / 2, trace.kernel, **name)
             for where, what, nbytes in ((x - half / 2, "read", trace.read), (x + half / 2, "written", trace.written)):
