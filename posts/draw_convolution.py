@@ -3,9 +3,8 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from course.lab import draw_boxes, draw_im2col, draw_step, draw_terms, hardware
-from course.lab.display import CARD, COLOURS, INK, Picture
-
-WIDTH = 9.0  # inches
+from course.lab.display import CARD, COLOURS, GRID, INK, WIDTH, Picture
+from course.lab.drawing import finish
 
 
 def counts() -> dict[str, float]:
@@ -50,7 +49,7 @@ def draw_times() -> Picture:
         [f"{' '.join(name.split())}: {us:.0f} microseconds" for name, us in times.items()]
         + [f"dashed, the multiplications: {line:.0f}"]
     ))  # fmt: skip
-    axes = figure.add_axes((0.25, 0.2, 0.71, 0.74), facecolor=CARD)
+    axes = figure.add_axes((0.25, 0.2, 0.71, 0.74))
     for i, us in enumerate(times.values()):
         axes.barh(i, us, color=COLOURS[i], edgecolor=INK, linewidth=0.6, height=0.62)
         axes.text(us + 1.5, i, f"{us:.0f}", va="center", color=INK, fontsize=10)
@@ -58,9 +57,9 @@ def draw_times() -> Picture:
     axes.text(line + 1.5, -0.62, f"the multiplications: {line:.0f}", color=INK, fontsize=9, va="center")
     axes.set_yticks(range(len(times)), times)
     axes.set_ylim(len(times) - 0.5, -0.85)
-    axes.set_xlabel("microseconds that the bytes take at least, at an H200's measured bandwidth", color=INK)
-    axes.tick_params(colors=INK, labelsize=9.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("microseconds that the bytes take at least, at an H200's measured bandwidth")
+    finish(axes)
+    axes.tick_params(labelsize=9.5)
     return figure
 
 
@@ -79,8 +78,8 @@ def draw_layouts() -> Picture:
     ))  # fmt: skip
     for i, (name, (to_channel, to_row, to_column)) in enumerate(layouts.items()):
         left = (WIDTH - 2 * cell * line - gap) / 2 + i * (cell * line + gap)
-        box = left / WIDTH, 0.25 / height, cell * line / WIDTH, (height - top - 0.25) / height
-        axes = figure.add_axes(box, xlim=(0, line), ylim=(C * H * W // line, 0))
+        place = figure.place(left, 0.25, cell * line, height - top - 0.25)
+        axes = figure.add_axes(place, xlim=(0, line), ylim=(C * H * W // line, 0))
         axes.axis("off")
         axes.text(0, -0.5, name, fontsize=10.5, color=INK, va="bottom", family="monospace")
         owner = np.full(C * H * W, -1)
@@ -91,7 +90,7 @@ def draw_layouts() -> Picture:
         for place, program in enumerate(owner):
             colour = CARD if program < 0 else COLOURS[program]
             at = place % line, place // line
-            axes.add_patch(Rectangle(at, 1, 1, facecolor=colour, edgecolor="#d0d0d4", linewidth=0.5))
+            axes.add_patch(Rectangle(at, 1, 1, facecolor=colour, edgecolor=GRID, linewidth=0.5))
         frame = dict(fill=False, edgecolor=INK, linewidth=1.6, clip_on=False)
         axes.add_patch(Rectangle((0, 0), line, len(owner) // line, **frame))
     return figure

@@ -2,18 +2,10 @@
 from matplotlib.patches import Rectangle
 
 from course import lab
-from course.lab.display import CARD, COLOURS, FAINT, INK, Picture
+from course.lab.display import COLOURS, FAINT, INK, LIGHT_GREY, WIDTH, Picture
+from course.lab.drawing import finish
 
-WIDTH = 9.0  # inches: what a page shows without scaling
-WAITING, IDLE = "#dededf", "#f3f1ea"
-
-
-def sheet(height: float, alt: str):
-    """A picture and axes over all of it, in inches from its lower left corner."""
-    figure = Picture(WIDTH, height, alt)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
-    axes.axis("off")
-    return figure, axes
+WAITING, IDLE = LIGHT_GREY, "#f3f1ea"
 
 
 def cell(axes, x, y, width, height, colour, **style):
@@ -62,7 +54,8 @@ def draw_warps() -> Picture:
     )
     row, gap, left, size = 0.2, 0.62, 1.05, (WIDTH - 1.3) / CYCLES
     height = sum(n * row + gap for n in numbers) + 0.62
-    figure, axes = sheet(height, alt)
+    figure = Picture(WIDTH, height, alt)
+    axes = figure.sheet()
     y = height - 0.1
     for n in numbers:
         issued = schedule(n)
@@ -93,7 +86,7 @@ def draw_waves() -> Picture:
         "smaller teeth."
     )
     figure = Picture(WIDTH, 3.2, alt)
-    axes = figure.add_axes((0.08, 0.19, 0.89, 0.73), facecolor=CARD)
+    axes = figure.add_axes((0.08, 0.19, 0.89, 0.73))
     axes.plot(numbers, shares, color=INK, linewidth=3.0)
     axes.plot(numbers, shares, color=COLOURS[0], linewidth=1.8)
     for wave in range(1, 5):
@@ -103,10 +96,8 @@ def draw_waves() -> Picture:
     text = f"{slots + 1} programs: {worst:.0f} %"
     axes.annotate(text, (slots + 1, worst), (slots + 20, worst - 16), fontsize=9, color=INK, arrowprops=arrow)
     axes.set(xlim=(0, numbers[-1]), ylim=(0, 105))
-    axes.set_xlabel("programs of the launch", color=INK)
-    axes.set_ylabel("% of the GPU at work", color=INK)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="programs of the launch", ylabel="% of the GPU at work")
+    finish(axes)
     return figure
 
 
@@ -116,7 +107,8 @@ def draw_branch() -> Picture:
         "A warp of 32 lanes at an if. While the lanes with x > 0 compute one way, the others wait; then the others "
         "compute, and the first wait. A warp whose lanes all go one way takes that way only."
     )
-    figure, axes = sheet(2.75, alt)
+    figure = Picture(WIDTH, 2.75, alt)
+    axes = figure.sheet()
     taken = [(lane * 7) % 32 < 13 for lane in range(32)]
     size, x0 = 0.15, 1.95
     rows = [("if x > 0:", None), ("    y = f(x)", True), ("else:", None), ("    y = g(x)", False), ("store y", None)]

@@ -6,10 +6,9 @@ from typing import NamedTuple
 from matplotlib.patches import Rectangle
 
 from benchmarks.products import CONVS, conv_operations
-from course.lab.display import CARD, COLOURS, FAINT, INK, Picture
+from course.lab.display import CARD, COLOURS, FAINT, INK, WIDTH, Picture
+from course.lab.drawing import finish
 from course.lab.speed import hardware
-
-WIDTH = 9.0  # inches
 
 SECTOR, LINE, LANES = 32, 128, 32  # bytes, bytes, threads of a warp
 USED, FETCHED = COLOURS[0], COLOURS[1]
@@ -37,8 +36,7 @@ def draw_coalescing() -> Picture:
     lane_height, shown = 0.92, 2 * LINE + SECTOR  # inches, bytes
     height = lane_height * len(ways) + 0.55
     figure = Picture(WIDTH, height, f"A warp's 32 lanes load 4 bytes each. {alt}")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
-    axes.axis("off")
+    axes = figure.sheet()
     left, cell = 0.3, (WIDTH - 0.85) / (shown // 4)
     legend(axes, left, height - 0.38)
     for i, (name, addresses) in enumerate(ways.items()):
@@ -125,11 +123,10 @@ def draw_roofline() -> Picture:
         for kind in kinds.values() for work in kind
     )  # fmt: skip
     figure = Picture(WIDTH, 5.6, f"The roofline of an H200, ridge at {most / copy:.0f} operations a byte. {alt}")
-    axes = figure.add_axes((0.085, 0.115, 0.895, 0.85), facecolor=CARD)
+    axes = figure.add_axes((0.085, 0.115, 0.895, 0.85))
     low, high, bottom, top = 0.08, 5000, 0.25, 9000
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(bottom, top))
-    axes.set_xlabel("operations a byte", color=INK)
-    axes.set_ylabel("TFLOP/s at most", color=INK)
+    axes.set(xlabel="operations a byte", ylabel="TFLOP/s at most")
     axes.axvspan(low, most / copy, color=COLOURS[0], alpha=0.16, linewidth=0)
     axes.axvspan(most / copy, high, color=COLOURS[2], alpha=0.16, linewidth=0)
     axes.plot([low, most / copy, high], [low * copy, most, most], color=INK, linewidth=1.8)
@@ -148,8 +145,7 @@ def draw_roofline() -> Picture:
     place(axes, kinds, gpu)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,.12g}")
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes)
     return figure
 
 
@@ -197,11 +193,10 @@ def draw_under_way() -> Picture:
     reached = {name: min(copy, number * under_way / latency) for name, under_way in ways.items()}
     alt = "; ".join(f"{name}: {ways[name]:,} bytes, {round(gbps, -1):,.0f} GB/s" for name, gbps in reached.items())
     figure = Picture(WIDTH, 3.7, f"Bandwidth over bytes under way, level from {enough / 1000:.1f} KB on. {alt}")
-    axes = figure.add_axes((0.095, 0.17, 0.885, 0.78), facecolor=CARD)
+    axes = figure.add_axes((0.095, 0.17, 0.885, 0.78))
     low, high = 8, 2**17.5
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(3, 9000))
-    axes.set_xlabel("bytes under way in each multiprocessor", color=INK)
-    axes.set_ylabel("GB/s at most", color=INK)
+    axes.set(xlabel="bytes under way in each multiprocessor", ylabel="GB/s at most")
     ticks = [2**k for k in range(5, 18, 2)]
     axes.set_xticks(ticks, [f"{t}" if t < 1024 else f"{t // 1024} K" for t in ticks])
     axes.set_yticks([10, 100, 1000], ["10", "100", "1,000"])
@@ -214,8 +209,7 @@ def draw_under_way() -> Picture:
                   markersize=9, zorder=3)  # fmt: skip
         axes.annotate(name, (under_way, reached[name]), beside, textcoords="offset points", color=INK, fontsize=9.5,
                       ha="right" if beside[0] else "center", va="bottom" if beside[0] else "top")  # fmt: skip
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes)
     return figure
 
 

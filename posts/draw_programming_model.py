@@ -1,18 +1,10 @@
 """The pictures of programming_model.md."""
 from matplotlib.patches import Rectangle
 
-from course.lab.display import COLOURS, FAINT, INK, Picture
+from course.lab.display import COLOURS, FAINT, INK, LIGHT_GREY, WIDTH, Picture
 
-WIDTH = 9.0  # inches
 WARP = 32  # threads
 IDLE = dict(facecolor="#ffffff", edgecolor="#77777f", hatch="////")
-
-
-def canvas(height: float, alt: str):
-    figure = Picture(WIDTH, height, alt)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
-    axes.axis("off")
-    return figure, axes
 
 
 def cell(axes, x, y, width, height, text="", size=7.0, **style):
@@ -37,7 +29,8 @@ def draw_vector_add() -> Picture:
         "128 elements in four rows of 32. In CUDA, element i belongs to thread i, and the rows are four warps. In "
         "Triton all are one block of one program; with num_warps=1 the compiler gives each of 32 threads four elements."
     )
-    figure, axes = canvas(3.95, alt)
+    figure = Picture(WIDTH, 3.95, alt)
+    axes = figure.sheet()
     side, left = 0.255, 0.72
     for title, said, top, threads, per_thread in [
         ("CUDA: 128 threads", "if (i < n) out[i] = x[i] + y[i];", 3.72, 128, 1),
@@ -72,7 +65,8 @@ def draw_divergence() -> Picture:
         "the rest wait, then the rest run g. Triton: all lanes run f and g, tl.where picks, and six lanes past n are "
         "off at the load and the store only."
     )
-    figure, axes = canvas(4.35, alt)
+    figure = Picture(WIDTH, 4.35, alt)
+    axes = figure.sheet()
     left, side, pitch = 3.0, 0.178, 0.27
     colours = [COLOURS[0] if p else COLOURS[1] for p in positive]
 
@@ -81,7 +75,7 @@ def draw_divergence() -> Picture:
             y = top - pitch * line
             code(axes, 0.3, y + 0.11, text, 8.5)
             for i in range(WARP):
-                style = dict(facecolor=colours[i]) if works[i] and kept[i] else dict(facecolor="#dededf")
+                style = dict(facecolor=colours[i]) if works[i] and kept[i] else dict(facecolor=LIGHT_GREY)
                 cell(axes, left + side * i, y, side, 0.22, **(style if works[i] else IDLE))
 
     others = [not p for p in positive]
@@ -95,7 +89,7 @@ def draw_divergence() -> Picture:
                  ("tl.store(…, r, mask=inside)", inside, everyone)])  # fmt: skip
     x = left
     for style, text in [(dict(facecolor=COLOURS[0]), "v > 0"), (dict(facecolor=COLOURS[1]), "the others"),
-                        (dict(facecolor="#dededf"), "computed, thrown away"), (IDLE, "switched off")]:  # fmt: skip
+                        (dict(facecolor=LIGHT_GREY), "computed, thrown away"), (IDLE, "switched off")]:  # fmt: skip
         cell(axes, x, 0.3, 0.22, 0.2, **style)
         words(axes, x + 0.3, 0.4, text, 8.5)
         x += 0.62 + 0.075 * len(text)
@@ -108,7 +102,8 @@ def draw_row_sum() -> Picture:
         "A row sum in four steps: each thread adds its own elements in registers; the threads of a warp add theirs by "
         "shuffles; each warp puts its sum into shared memory; after a barrier these are added. All of it is tl.sum."
     )
-    figure, axes = canvas(4.3, alt)
+    figure = Picture(WIDTH, 4.3, alt)
+    axes = figure.sheet()
     threads, side, left, gap = 8, 0.26, 0.45, 0.35
     starts = [left + warp * (threads * side + gap) for warp in range(2)]
     middle = [start + threads * side / 2 for start in starts]
