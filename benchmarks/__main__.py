@@ -46,7 +46,7 @@ def measure(
     if runtime.INTERPRET:
         return show_stored(what)
     from benchmarks import kernels, models
-    from benchmarks.session import Session
+    from benchmarks.session import Session, in_a_line
 
     run = results.circumstances()
     if what == "kernels":
@@ -64,7 +64,7 @@ def measure(
     if session.folder and session.results.rows:
         plots()
     for key, error in session.errors.items():
-        print(f"{' '.join(map(str, key))}: {error}")
+        print(f"{in_a_line(key)}: {error}")
     return 1 if session.errors else 0
 
 

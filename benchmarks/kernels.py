@@ -1,15 +1,13 @@
 """Times each kernel beside its peers, over inputs that no cache holds, from CUDA graphs, once the results are right."""
 import functools
-import gc
 import math
-import sys
 from collections.abc import Collection, Iterable
 
 import torch
 
 from benchmarks.cases import Case, byte_cases
 from benchmarks.products import CONVS, attention, conv2d, conv2d_norm_add_relu, linear, matmul, product_cases
-from benchmarks.session import Session, choose
+from benchmarks.session import Session, choose, said
 from course.timing import Captured, copy_gbps, l2_bytes, matmul_tflops, rotations, time_in_turn
 from course.verify import full_precision
 
@@ -52,19 +50,11 @@ def measure_limits() -> dict[str, float]:
 def run(session: Session, cases: Iterable[Case], providers: Collection[str]) -> None:
     """Measures what the session's time allows; results are stored case by case."""
     torch.backends.cudnn.benchmark = True
-    cases, stored = list(cases), session.results.cells()
-    for i, case in enumerate(cases):
-        if session.over():
-            session.note(f"out of time: {len(cases) - i} of {len(cases)} cases not measured")
-            return
-        print(f"\r\033[K{i + 1}/{len(cases)} {' '.join(case.cell)}", end="", file=sys.stderr, flush=True)
+    stored = session.results.cells()
+    for cell, case in session.in_turn([(case.cell, case) for case in cases]):
         everybody = ["course", *case.peers, *(["inductor"] * case.inductor)]
-        names = choose(everybody, providers, stored.get(case.cell, []))
-        rows, errors = race(case, names, session.run["limits"])
-        session.add(rows, errors)
-        gc.collect()
-        torch.cuda.empty_cache()
-    print("\r\033[K", end="", file=sys.stderr)
+        names = choose(everybody, providers, stored.get(cell, []))
+        session.add(*race(case, names, session.run["limits"]))
 
 
 def functions(case: Case, names: Collection[str]) -> dict:
@@ -94,7 +84,7 @@ def race(case: Case, names: Collection[str], limits: dict) -> tuple[list[dict], 
             graph.replay()
             wrong = problem(graph.outputs[0], exact, UNIT[case.dtype])
         except Exception as error:  # out of memory, not supported, not compiled: the others still run
-            wrong = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            wrong = said(error)
         if wrong:
             errors[*case.cell, name] = wrong
         else:

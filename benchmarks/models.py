@@ -1,8 +1,6 @@
 """Times whole models beside the libraries', call by call and as bare CUDA graphs, once their logits are right."""
 import functools
-import gc
 import math
-import sys
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -10,7 +8,7 @@ import torch
 
 from benchmarks import memory
 from benchmarks.contenders import FAMILIES, Contender, Family
-from benchmarks.session import Session, choose
+from benchmarks.session import Session, choose, in_a_line, said
 from course import verify
 from course.results import Results
 from course.timing import time_in_turn
@@ -49,23 +47,16 @@ def run(session: Session, cells: Iterable[Cell], providers: Collection[str], com
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     families = {name: FAMILIES[name]() for name in {cell.model for cell in cells}}
     jobs = plan(cells, families, providers, session.results, compiled)
-    for i, (cell, names) in enumerate(jobs):
-        if session.over():
-            session.note(f"out of time: {len(jobs) - i} of {len(jobs)} races not run")
-            return
+    for cell, names in session.in_turn(jobs):
         if any(is_compiled(name) for name in names) and session.left_s() < COMPILING_S:
-            session.note(f"no time to compile: {' '.join(map(str, cell))} not run")
+            session.note(f"no time to compile: {in_a_line(cell)} not run")
             continue
-        print(f"\r\033[K{i + 1}/{len(jobs)} {' '.join(map(str, cell))}", end="", file=sys.stderr, flush=True)
         try:
             rows, errors = race(families[cell.model], cell, names)
         except Exception as error:  # the other cells still run
             rows, errors = [], {cell: said(error)}
         session.add(rows, errors)
         torch.compiler.reset()
-        gc.collect()
-        torch.cuda.empty_cache()
-    print("\r\033[K", end="", file=sys.stderr)
 
 
 def plan(
@@ -148,7 +139,3 @@ def problem(logits: torch.Tensor, exact: torch.Tensor, dtype: str) -> str | None
     if error.within(TOLERANCE[dtype]):
         return None
     return f"wrong result: relative error {error.relative:.2g}, cosine {error.cosine:.6f}"
-
-
-def said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,10 +1,16 @@
 """One run of a benchmark: when it must end, what it has measured, where that is stored."""
+import gc
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import torch
 
 from course import results
+
+Job = TypeVar("Job")
 
 
 class Session:
@@ -26,10 +32,22 @@ class Session:
     def over(self) -> bool:
         return self.left_s() <= 0
 
+    def in_turn(self, jobs: Sequence[tuple[tuple, Job]]) -> Iterator[tuple[tuple, Job]]:
+        """Each of `jobs`, (cell, what to do), until time is up. Frees what one leaves before the next begins."""
+        for i, (cell, job) in enumerate(jobs):
+            if self.over():
+                self.note(f"out of time: {len(jobs) - i} of {len(jobs)} not measured")
+                return
+            print(f"{OVERWRITE}{i + 1}/{len(jobs)} {in_a_line(cell)}", end="", file=sys.stderr, flush=True)
+            yield cell, job
+            gc.collect()
+            torch.cuda.empty_cache()
+        print(OVERWRITE, end="", file=sys.stderr)
+
     def add(self, rows: list[dict], errors: dict[tuple, str]) -> None:
         """`errors` says by a row's key why it could not be measured; an older figure goes, too."""
         for key, error in errors.items():
-            self.note(f"{' '.join(map(str, key))}: {error}")
+            self.note(f"{in_a_line(key)}: {error}")
         self.errors |= errors
         self.measured.add(rows, self.run)
         self.results.add(rows, self.run, failed=errors)
@@ -38,7 +56,21 @@ class Session:
 
     def note(self, line: str) -> None:
         """A line for whoever waits."""
-        print(f"\r\033[K{line}", file=sys.stderr, flush=True)
+        print(f"{OVERWRITE}{line}", file=sys.stderr, flush=True)
+
+
+OVERWRITE = "\r\033[K"
+"""Takes a terminal back to the start of the line, and clears it."""
+
+
+def in_a_line(key: tuple) -> str:
+    """A cell, or a row's key, in a line."""
+    return " ".join(map(str, key))
+
+
+def said(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def choose(everybody: Sequence[str], providers: Collection[str], stored: Sequence[dict]) -> list[str]:

@@ -211,6 +211,17 @@ def test_session_stores_at_once(tmp_path, capsys):
     assert not session.over() and Session("models", RUN, None, budget_s=0).over()
 
 
+def test_session_begins_nothing_once_time_is_up(capsys):
+    session = Session("models", RUN, None, budget_s=100)
+    jobs = [(("vit-b16", "bf16", batch), batch) for batch in (1, 8, 16)]
+    assert list(session.in_turn(jobs)) == jobs
+    assert "3/3 vit-b16 bf16 16" in capsys.readouterr().err
+    for _, batch in session.in_turn(jobs):
+        assert batch == 1
+        session.ends = 0
+    assert "out of time: 2 of 3 not measured\n" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not INTERPRET, reason="measures on a GPU")
 class TestWithoutAGpu:
     def test_stored_figures(self, stored, monkeypatch, capsys):
