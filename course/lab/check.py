@@ -31,7 +31,7 @@ def check(exercise: str | Exercise, function: Callable, *, seconds: float = 60.0
     compared with float64. Never raises, except when it is interrupted.
     """
     try:
-        exercise = find(exercise) if isinstance(exercise, str) else exercise
+        exercise = find(exercise)
     except LookupError as error:
         return Report(str(exercise), "failed", f"{error}")
     if not callable(function):

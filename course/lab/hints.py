@@ -9,7 +9,7 @@ _given = Counter()
 
 def hint(exercise: str | Exercise) -> Markdown:
     """The next of the exercise's three hints; after the third, the third again."""
-    exercise = find(exercise) if isinstance(exercise, str) else exercise
+    exercise = find(exercise)
     _given[exercise.name] = min(_given[exercise.name] + 1, 3)
     number = _given[exercise.name]
     more = "Call again for the next one." if number < 3 else f'There is also `lab.solution("{exercise.name}")`.'
@@ -18,5 +18,5 @@ def hint(exercise: str | Exercise) -> Markdown:
 
 def solution(exercise: str | Exercise) -> Markdown:
     """The solution, and why it is as it is."""
-    exercise = find(exercise) if isinstance(exercise, str) else exercise
+    exercise = find(exercise)
     return Markdown(f"```python\n{exercise.answer}\n```\n\n{exercise.explanation}")

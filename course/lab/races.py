@@ -45,10 +45,8 @@ class Races:
         addresses = access.addresses[lanes]
         elsewhere = np.ones(addresses.shape, dtype=bool)
         for tensor, touched in zip(self.tensors, self.touches):
-            first, size = tensor.buffer.data_ptr(), tensor.buffer.element_size()
-            here = (addresses >= first) & (addresses < first + tensor.buffer.nbytes)
+            here, elements = tensor.locate(addresses)
             elsewhere &= ~here
-            elements = ((addresses[here] - np.uint64(first)) // np.uint64(size)).astype(np.int64)
             matters = tensor.owned.numpy()[elements]
             if access.kind == "store":
                 matters &= bits(access.value[lanes][here]) != tensor.bits.numpy()[elements]

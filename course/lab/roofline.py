@@ -27,6 +27,7 @@ def roofline(kernels: Results | None = None) -> Picture | Markdown:
     axes = figure.add_axes((0.085, 0.27, 0.895, 0.64))
     for i, name in enumerate(names):
         mine = [(x, y) for other, x, y in points if other == name]
+        # seven markers and eight colours: 56 kernels could be told apart
         axes.plot(*zip(*mine), MARKERS[i % 7], color=COLOURS[i % len(COLOURS)], markeredgecolor=INK,
                   markeredgewidth=0.6, markersize=6.5, label=name, zorder=3)  # fmt: skip
     ridge = most / copy

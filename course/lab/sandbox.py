@@ -80,6 +80,13 @@ class Guarded:
         bits = self.bits.as_strided(self.tensor.shape, self.tensor.stride(), GUARD)
         return (bits == UNTOUCHED[self.buffer.element_size()]).cpu()
 
+    def locate(self, addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of `addresses` lie in the buffer, and which of its elements those are."""
+        first = self.buffer.data_ptr()
+        here = (addresses >= first) & (addresses < first + self.buffer.nbytes)
+        behind = (addresses[here] - np.uint64(first)) // np.uint64(self.buffer.element_size())
+        return here, behind.astype(np.int64)
+
     def changed(self) -> bool:
         """Whether anything was written into the tensor."""
         return bool((self.bits != self.before)[self.owned].any())
@@ -115,11 +122,7 @@ class Watch:
 
     def __init__(self, guarded: list[Guarded]):
         self.astray: dict[str, str] = {}  # "load", "store" or "race": what happened
-        self.races = Races(guarded)
-        self.memory = []
-        for g in guarded:
-            first = g.buffer.data_ptr()
-            self.memory.append((g, first, first + g.buffer.numel() * g.buffer.element_size(), g.owned.numpy()))
+        self.guarded, self.races = guarded, Races(guarded)
 
     def __call__(self, access: Access) -> None:
         self.races(access)
@@ -130,10 +133,9 @@ class Watch:
             return
         program = access.program[0] if not any(access.program[1:]) else access.program
         addresses = access.addresses[access.mask]
-        for g, first, end, owned in self.memory:
-            here = addresses[(addresses >= first) & (addresses < end)]
-            elements = ((here - np.uint64(first)) // np.uint64(g.buffer.element_size())).astype(np.int64)
-            strays = elements[~owned[elements]]
+        for g in self.guarded:
+            _, touched = g.locate(addresses)
+            strays = touched[~g.owned.numpy()[touched]]
             if strays.size:
                 verb = "read" if kind == "load" else "wrote to"
                 self.astray[kind] = f"Program {program} {verb} {g.describe(int(strays[0]) - GUARD)}"
