@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from course.kernels import mul
 from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
+from tests.kernels.views import each_view, operands
 
 
 def check(x, y):
@@ -25,10 +26,7 @@ def test_broadcasting(x_shape, y_shape, dtype, device):
     check(torch.randn(x_shape, dtype=dtype, device=device), torch.randn(y_shape, dtype=dtype, device=device))
 
 
-@pytest.mark.parametrize("view", [
-    lambda t: t.mT, lambda t: t[..., ::2], lambda t: t[:, 1:], lambda t: t.permute(1, 2, 3, 0),
-    lambda t: t.to(memory_format=torch.channels_last), lambda t: t[:, :1].expand(t.shape),
-])  # fmt: skip
+@each_view
 def test_strides(view, dtype, device):
     x = view(torch.randn(4, 6, 5, 8, dtype=dtype, device=device))
     check(x, torch.randn(x.shape, dtype=dtype, device=device))
@@ -41,14 +39,9 @@ def test_nan_infinity_and_overflow(dtype, device):
     check(values[:, None], values[None, :])
 
 
-@hypothesis.given(shape=st.lists(st.integers(0, 9), max_size=4), data=st.data())
-def test_any_shapes(shape, data, device):
-    def operand(name):
-        sizes = [data.draw(st.sampled_from([1, n])) for n in shape]
-        first = data.draw(st.integers(0, len(sizes)), label=f"first dimension of {name}")
-        return torch.randn(sizes[first:], device=device)
-
-    check(operand("x"), operand("y"))
+@hypothesis.given(data=st.data())
+def test_any_shapes(data, device):
+    check(*data.draw(operands(device)))
 
 
 @one_dtype
