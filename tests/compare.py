@@ -1,7 +1,10 @@
 """How far a result may lie from the exact one, derived from the dtype and the sums behind it."""
+import time
+
 import pytest
 import torch
 
+from course import verify
 from course.runtime import INTERPRET
 
 UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -60,3 +63,24 @@ def assert_like_pytorch(got: torch.Tensor, want: torch.Tensor) -> None:
     if got.numel() > 1:
         dims = [d for d in range(got.ndim) if got.shape[d] > 1]  # the stride of a size of 1 says nothing
         assert [got.stride(d) for d in dims] == [want.stride(d) for d in dims]
+
+
+def assert_layers_like_pytorch(ours, theirs, images, capsys, but=()) -> None:
+    """The output of every submodule whose name does not end with `but`; in the interpreter under 60 s."""
+    names = [name for name, _ in ours.named_modules() if not name.endswith(but)]
+    want = verify.record(theirs, names, images)
+    start = time.perf_counter()
+    got = verify.record(ours, names, images)
+    seconds = time.perf_counter() - start
+    with capsys.disabled():
+        print(f" {seconds:.1f} s", end="")
+    assert seconds < 60
+    assert got.keys() == want.keys()
+    for name in got:  # in the order in which they ran: the first to differ is named
+        assert_close_to_original(name, got[name], want[name])
+
+
+def assert_close_to_original(name, got, want) -> None:
+    error, largest = (got - want).abs().max().item(), want.abs().max().item()
+    cosine = torch.nn.functional.cosine_similarity(got.flatten().double(), want.flatten().double(), dim=0)
+    assert error <= 1e-4 * largest and cosine >= 0.999999, f"{name}: {error:.3g} of {largest:.3g}, cosine {cosine:.9f}"

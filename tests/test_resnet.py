@@ -1,14 +1,13 @@
 import copy
-import time
 
 import pytest
 import torch
 import torchvision
 
 from course import resnet
+from tests.compare import assert_close_to_original, assert_layers_like_pytorch
 from tests.profile_kernels import assert_triton_only, peak_memory
 from tests.test_nn import randomise
-from tests.test_vit import assert_close_to_original
 
 NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
@@ -89,23 +88,8 @@ def test_copies_and_compiles(device, ieee):
 def test_resnet18_at_full_size(device, ieee, capsys):
     """With random weights, every submodule's output against PyTorch's; in the interpreter under 60 s."""
     ours, theirs = twins("resnet18", device)
-    want = {}
-    for name, layer in theirs.named_modules():
-        if not name.endswith("relu"):  # called more than once
-            layer.register_forward_hook(lambda _, __, output, name=name: want.update({name: output}))
     x = torch.randn(1, 3, 224, 224, device=device)
-    theirs(x)
-    for name, layer in ours.named_modules():
-        if name in want:
-            layer.register_forward_hook(
-                lambda _, __, output, name=name: assert_close_to_original(name, output, want[name])
-            )
-    start = time.perf_counter()
-    ours(x)
-    seconds = time.perf_counter() - start
-    with capsys.disabled():
-        print(f" {seconds:.1f} s", end="")
-    assert seconds < 60
+    assert_layers_like_pytorch(ours, theirs, x, capsys, but="relu")  # called more than once
 
 
 @pytest.mark.gpu

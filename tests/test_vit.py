@@ -1,6 +1,5 @@
 import copy
 import functools
-import time
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from transformers import ViTForImageClassification
 
 from course import nn
 from course.vit import ViT, ViTConfig
+from tests.compare import assert_layers_like_pytorch
 from tests.profile_kernels import assert_triton_only, peak_memory
 
 TINY = dict(image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -138,25 +138,7 @@ def test_copies_and_compiles(device, ieee):
 def test_base_at_full_size(device, ieee, capsys):
     """ViT-B/16 with random weights, every submodule's output against PyTorch's; in the interpreter under 60 s."""
     ours, theirs = twins(ViTConfig(), device)
-    want = {}
-    for name, layer in theirs.named_modules():
-        layer.register_forward_hook(lambda _, __, output, name=name: want.update({name: output}))
-    x = random_images(ours.config, 1, device)
-    theirs(x)
-    for name, layer in ours.named_modules():
-        layer.register_forward_hook(lambda _, __, output, name=name: assert_close_to_original(name, output, want[name]))
-    start = time.perf_counter()
-    ours(x)
-    seconds = time.perf_counter() - start
-    with capsys.disabled():
-        print(f" {seconds:.1f} s", end="")
-    assert seconds < 60
-
-
-def assert_close_to_original(name, got, want):
-    error, largest = (got - want).abs().max().item(), want.abs().max().item()
-    cosine = torch.nn.functional.cosine_similarity(got.flatten().double(), want.flatten().double(), dim=0)
-    assert error <= 1e-4 * largest and cosine >= 0.999999, f"{name}: {error:.3g} of {largest:.3g}, cosine {cosine:.9f}"
+    assert_layers_like_pytorch(ours, theirs, random_images(ours.config, 1, device), capsys)
 
 
 @pytest.mark.gpu
