@@ -6,6 +6,9 @@ A layer with few output pixels has too few tiles to keep a GPU busy, but its sum
 tile, each takes a part of the sum, and writes it in float32. Adding them here, always in the same order and not with
 atomics as they come, gives the same bits every time.
 
+The matrix product has its own (`_matmul_split_k`): its result is one contiguous matrix, and the residual comes after
+the activation. Here the result lies as images do, in either layout, and the residual comes before.
+
 Cost: (4 * SPLIT_K + itemsize) * N * P * Q * K bytes.
 """
 import triton

@@ -87,7 +87,7 @@ def plot_errors(runs: Mapping[str, Sequence[LayerError]], dtype: torch.dtype) ->
     axes = figure.add_axes((0.09, below / height, 0.89, 1 - (below + 0.45) / height))
     for i, (run, rows) in enumerate(runs.items()):
         errors = [max(row.relative, 1e-9) for row in rows]
-        curve(axes, range(len(names)), errors, i, run, outline=2.4, linewidth=1.6, markersize=5, markeredgewidth=0.6)
+        curve(axes, range(len(errors)), errors, i, run, outline=2.4, linewidth=1.6, markersize=5, markeredgewidth=0.6)
     axes.axhline(TOLERANCE[dtype][0], color=INK, linestyle="--", linewidth=1, label="tolerance")
     axes.set_yscale("log")
     axes.set_ylim(1e-8, 10)
