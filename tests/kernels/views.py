@@ -16,7 +16,7 @@ each_view = pytest.mark.parametrize("view", VIEWS)
 
 @st.composite
 def strided(draw, device, sizes=(1, 24), dims=(1, 4)):
-    """Some of the elements of a tensor, its dimensions in some order. From and to: its sizes, and how many there are."""
+    """Some of the elements of a tensor whose `sizes` and number of `dims` are in these ranges, in some order."""
     shape = draw(st.lists(st.integers(*sizes), min_size=dims[0], max_size=dims[1]))
     some = tuple(slice(None, None, draw(st.sampled_from([1, 1, 2]))) for _ in shape)
     return torch.randn(shape, device=device)[some].permute(draw(st.permutations(range(len(shape)))))
