@@ -1,8 +1,10 @@
 """A ViT with fused layers, and without the work that no logit depends on.
 
-Bias, GELU and residual are finished in the linear layer's registers. The head reads the class token alone, so
-after the last block's keys and values are known, the other tokens are done: of that block's queries, output
-projection and MLP, and of the last norm, one row per image is computed where the plain model computes them all.
+Bias, GELU and residual are finished in the linear layer's registers, and the blocks' norms have no kernels: whoever
+writes the tokens leaves their statistics, and the linear layer that reads them normalises its sums. The head reads the
+class token alone, so after the last block's keys and values are known, the other tokens are done: of that block's
+queries, output projection and MLP, and of the last norm, one row per image is computed where the plain model computes
+them all.
 """
 import itertools
 from operator import attrgetter
@@ -10,6 +12,7 @@ from operator import attrgetter
 import torch
 
 from course.kernels import add, layer_norm, linear, patchify, scaled_dot_product_attention
+from course.kernels.norm_linear import fold_norm, linear_with_statistics, norm_linear, row_statistics
 from course.packing import Packing
 from course.vit import ViT
 
@@ -42,17 +45,18 @@ class FastViT:
             raise ValueError(f"ViT: expected images (batch, {str(self.image_shape)[1:]}, got {tuple(images.shape)}")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.embed(images)
+        x, statistics = self.embed(images)
         for block in self.blocks[:-1]:
-            x = block(x)
-        return self.head(self.norm(self.blocks[-1].class_token(x)))
+            x, statistics = block(x, statistics)
+        return self.head(self.norm(self.blocks[-1].class_token(x, statistics)))
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, hidden): the class token, then a token a patch, positions added."""
+    def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, tokens, hidden), the class token, then a token a patch, positions added; and their statistics."""
         patches = patchify(images, self.config.patch_size)
         if len(images) == 1:
-            return linear(patches, self.patch_weight, residual=self.added)
-        return add(linear(patches, self.patch_weight), self.added)
+            return linear_with_statistics(patches, self.patch_weight, residual=self.added)
+        x = add(linear(patches, self.patch_weight), self.added)
+        return x, row_statistics(x)
 
 
 def what_is_added(embeddings: torch.nn.Module) -> torch.Tensor:
@@ -62,55 +66,82 @@ def what_is_added(embeddings: torch.nn.Module) -> torch.Tensor:
 
 
 class FastBlock:
-    """Seven kernels: norm, qkv, attention, output + x, norm, hidden with its activation, output + x."""
+    """Five kernels: norm and qkv, attention, output + x, norm and hidden with its activation, output + x."""
 
     def __init__(self, block: torch.nn.Module, config, packing: Packing):
         self.heads = config.num_attention_heads
         self.hidden_size = config.hidden_size
         self.activation = ACTIVATIONS[config.hidden_act]
-        self.norm1, self.norm2 = FastNorm(block.norm1, packing), FastNorm(block.norm2, packing)
-        self.qkv = FastLinear(block.attention.qkv, packing)
+        self.qkv = FastNormLinear(block.norm1, block.attention.qkv, packing)
         self.output = FastLinear(block.attention.output, packing)
-        self.mlp_hidden = FastLinear(block.mlp.hidden, packing)
+        self.mlp_hidden = FastNormLinear(block.norm2, block.mlp.hidden, packing)
         self.mlp_output = FastLinear(block.mlp.output, packing)
         for layer, following in itertools.pairwise((self.qkv, self.output, self.mlp_hidden, self.mlp_output)):
             layer.following = following
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mlp(self.attend(x, *self.qkv(self.norm1(x)).chunk(3, dim=-1)))
+    def __call__(self, x: torch.Tensor, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.mlp(*self.attend(x, *self.qkv(x, statistics).chunk(3, dim=-1)))
 
-    def class_token(self, x: torch.Tensor) -> torch.Tensor:
+    def class_token(self, x: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
         """The block's result for the first token of each image alone, (batch, hidden)."""
-        y = self.norm1(x)
-        q = self.qkv.part(y[:, :1], 0, self.hidden_size)
-        k, v = self.qkv.part(y, self.hidden_size, 3 * self.hidden_size).chunk(2, dim=-1)
-        return self.mlp(self.attend(x[:, :1], q, k, v))[:, 0]
+        q = self.qkv.part(x[:, :1], statistics[:, :1], 0, self.hidden_size)
+        k, v = self.qkv.part(x, statistics, self.hidden_size, 3 * self.hidden_size).chunk(2, dim=-1)
+        return self.mlp(*self.attend(x[:, :1], q, k, v))[0][:, 0]
 
-    def attend(self, x: torch.Tensor, *qkv: torch.Tensor) -> torch.Tensor:
+    def attend(self, x: torch.Tensor, *qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x + output(attention(q, k, v)). A step of its own, so that nothing holds q, k and v beyond it."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv)
-        return self.output(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), residual=x)
+        return self.output.added_to(x, scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mlp_output(self.mlp_hidden(self.norm2(x), activation=self.activation), residual=x)
+    def mlp(self, x: torch.Tensor, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.mlp_output.added_to(x, self.mlp_hidden(x, statistics, activation=self.activation))
 
 
-class FastLinear:
-    """A linear layer's packed parameters; where there are FEW tokens, it brings the `following` one's to the cache."""
+class Ahead:
+    """A linear layer that, where there are FEW tokens, brings the weights of the `following` one to the cache."""
 
     following = None
+
+    def ahead(self, x: torch.Tensor) -> torch.Tensor | None:
+        few = self.following is not None and x.numel() <= FEW * x.shape[-1]
+        return self.following.weight if few else None
+
+
+class FastLinear(Ahead):
+    """A linear layer's packed parameters."""
 
     def __init__(self, layer: torch.nn.Linear, packing: Packing):
         self.weight = packing.add(attrgetter("weight"), layer)
         self.bias = packing.add(attrgetter("bias"), layer) if layer.bias is not None else None
 
-    def __call__(self, x: torch.Tensor, **epilogue) -> torch.Tensor:
-        few = self.following is not None and x.numel() <= FEW * x.shape[-1]
-        return linear(x, self.weight, self.bias, ahead=self.following.weight if few else None, **epilogue)
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight, self.bias)
 
-    def part(self, x: torch.Tensor, first: int, end: int) -> torch.Tensor:
+    def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """residual + self(x), and the sums' statistics."""
+        return linear_with_statistics(x, self.weight, self.bias, residual=residual, ahead=self.ahead(x))
+
+
+class FastNormLinear(Ahead):
+    """A layer norm and the linear layer behind it, folded."""
+
+    def __init__(self, norm: torch.nn.LayerNorm, layer: torch.nn.Linear, packing: Packing):
+        def folded(norm, layer):
+            return fold_norm(layer.weight, layer.bias, norm.weight, norm.bias, packing.dtype)
+
+        self.eps = norm.eps
+        self.weight = packing.add(lambda *both: folded(*both).weight, norm, layer)
+        self.sums = packing.add(lambda *both: folded(*both).sums, norm, layer, dtype=torch.float32)
+        self.bias = packing.add(lambda *both: folded(*both).bias, norm, layer, dtype=torch.float32)
+
+    def __call__(self, x: torch.Tensor, statistics: torch.Tensor, activation: str | None = None) -> torch.Tensor:
+        return norm_linear(x, statistics, self.weight, self.sums, self.bias, self.eps, activation=activation,
+                           ahead=self.ahead(x))  # fmt: skip
+
+    def part(self, x: torch.Tensor, statistics: torch.Tensor, first: int, end: int) -> torch.Tensor:
         """The outputs `first` to `end` alone."""
-        return linear(x, self.weight[first:end], None if self.bias is None else self.bias[first:end])
+        weight, sums, bias = (t[first:end] for t in (self.weight, self.sums, self.bias))
+        return norm_linear(x, statistics, weight, sums, bias, self.eps)
 
 
 class FastNorm:

@@ -22,15 +22,17 @@ class Packing:
         self.versions = [t._version for t in tensors]
 
     @torch.no_grad()
-    def add(self, compute: Callable[..., torch.Tensor], *modules: torch.nn.Module) -> torch.Tensor:
-        """compute(*modules), in this packing's dtype and its own memory format, from now on kept up to date.
+    def add(
+        self, compute: Callable[..., torch.Tensor], *modules: torch.nn.Module, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """compute(*modules), in `dtype` (this packing's) and its own memory format, from now on kept up to date.
 
         What is one of the model's tensors already, or a view of one, is shared with it and takes no memory.
         """
-        source = compute(*modules)
-        if source.dtype == self.dtype and any(is_view(source, t) for m in modules for t in m.parameters()):
+        source, dtype = compute(*modules), dtype or self.dtype
+        if source.dtype == dtype and any(is_view(source, t) for m in modules for t in m.parameters()):
             return source.detach()
-        tensor = torch.empty_like(source, dtype=self.dtype).copy_(source)
+        tensor = torch.empty_like(source, dtype=dtype).copy_(source)
         self.packed.append((tensor, compute, [weakref.ref(module) for module in modules]))
         return tensor
 

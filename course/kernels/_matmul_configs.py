@@ -3,6 +3,7 @@ import torch
 import triton
 
 from course import runtime
+from course.kernels._row_statistics import PART
 
 POINTER_TILES = [  # BLOCK_M, BLOCK_N, warps
     (256, 128, 8), (128, 256, 8), (128, 128, 8), (128, 64, 4), (64, 128, 4), (64, 64, 4), (64, 32, 4), (32, 64, 4),
@@ -29,7 +30,8 @@ def matmul_configs(
     """
     if runtime.INTERPRET:  # its time goes with the number of programs
         block_m, block_n, block_k = (
-            min(max(triton.next_power_of_2(size), 16), most) for size, most in ((M, 256), (N, 512), (K, 512))
+            min(max(triton.next_power_of_2(size), least), most)
+            for size, least, most in ((M, 16, 256), (N, PART.value, 512), (K, 16, 512))
         )
         return [_pointers(block_m, block_n, block_k, 1, 4, 1)]
 
@@ -62,7 +64,7 @@ def matmul_configs(
         tiles = triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
         # 32 KB for finished tiles and residuals, slice by slice; the rest of the memory for a and b
         finished = block_m * block_n * dtype.itemsize * (2 if residual else 1)
-        slices = triton.next_power_of_2(triton.cdiv(finished * per_sm, 2**15))
+        slices = min(triton.next_power_of_2(triton.cdiv(finished * per_sm, 2**15)), block_n // PART.value)
         stage = (block_m + block_n) * block_k * dtype.itemsize * per_sm
         stages = min(STAGES, (memory - 2**15 - 1024 * per_sm) // stage)
         blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8, "SLICES": slices}

@@ -21,8 +21,9 @@ BLOCK_M, BLOCK_N = 8, 128
 
 @triton.jit
 def sum_parts_kernel(
-    parts_ptr, out_ptr, bias_ptr, residual_ptr, M, N, bias_stride, residual_strides,
-    SPLIT_K: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
+    parts_ptr, out_ptr, bias_ptr, residual_ptr, M, N, K, bias_stride, residual_strides, norm, statistics_ptr,
+    NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, SPLIT_K: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(EARLY)
     offs_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -34,13 +35,14 @@ def sum_parts_kernel(
     for _ in range(SPLIT_K):
         acc += tl.load(part_ptrs, mask=inside)
         part_ptrs += tl.cast(M, tl.int64) * N
-    finish(acc, out_ptr, bias_ptr, residual_ptr, offs_m, offs_n, M, N, bias_stride, residual_strides, ACTIVATION)
+    finish(acc, out_ptr, bias_ptr, residual_ptr, tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N, M, N, K,
+           bias_stride, residual_strides, norm, statistics_ptr, NORM_PARTS, PARTS, ACTIVATION)  # fmt: skip
 
 
 def sum_parts(p: Product, parts: torch.Tensor) -> None:
     """Writes the sum of `parts` (SPLIT_K, M, N), finished, to `p.out`."""
     sum_parts_kernel[(triton.cdiv(p.M, BLOCK_M), triton.cdiv(p.N, BLOCK_N))](
-        parts, p.out, p.bias, p.residual, p.M, p.N, p.bias_stride, p.residual_strides,
+        parts, p.out, p.bias, p.residual, p.M, p.N, p.K, p.bias_stride, p.residual_strides, **p.normalising,
         SPLIT_K=parts.shape[0], ACTIVATION=epilogue(p.activation, p.out.dtype), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N,
         **early_start(),
     )  # fmt: skip

@@ -5,12 +5,27 @@ import torch
 import triton
 import triton.language as tl
 
+from course.kernels._row_statistics import load_mean_and_rstd, number_of_parts, store_statistics
+
+
+class Norm(NamedTuple):
+    """A layer norm of a's rows, taken into the product: `norm_linear` says how.
+
+    `statistics` (M, 2 * parts) has its rows `stride` apart; `sums` (N,) are b's column sums.
+    """
+
+    statistics: torch.Tensor
+    stride: int
+    sums: torch.Tensor
+    eps: float
+
 
 class Product(NamedTuple):
     """out = activation(a @ b + bias) + residual, with a (M, K), b (K, N) and contiguous out (M, N), or a batch of them.
 
     The tensors say where their first elements are, the strides where the others are. The batch has as many
-    dimensions as it takes. `ahead` is what a later kernel will read.
+    dimensions as it takes. `ahead` is what a later kernel will read. `norm` normalises a's rows, and `statistics`, in
+    the form of `_row_statistics`, are those of out's.
     """
 
     a: torch.Tensor
@@ -32,6 +47,18 @@ class Product(NamedTuple):
     b_batch_strides: tuple[int, ...]
     residual_batch_strides: tuple[int, ...]
     ahead: torch.Tensor | None
+    norm: Norm | None
+    statistics: torch.Tensor | None
+
+    @property
+    def normalising(self) -> dict:
+        """What the kernels take for `norm` and `statistics`."""
+        return {
+            "norm": None if self.norm is None else tuple(self.norm),
+            "NORM_PARTS": None if self.norm is None else number_of_parts(self.K),
+            "statistics_ptr": self.statistics,
+            "PARTS": None if self.statistics is None else number_of_parts(self.N),
+        }
 
 
 @triton.jit
@@ -48,8 +75,11 @@ def grouped_tile(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP
 
 
 @triton.jit
-def bias_and_activation(acc, bias_ptr, bias_stride, offs_n, N, ACTIVATION: tl.constexpr):
-    """activation(acc + bias), in float32."""
+def norm_bias_and_activation(acc, norm, row_norms, bias_ptr, bias_stride, offs_n, N, ACTIVATION: tl.constexpr):
+    """activation(rstd * (acc - mean * sums) + bias), in float32."""
+    if norm is not None:
+        sums = tl.load(norm[2] + offs_n, mask=offs_n < N)
+        acc = (acc - row_norms[0][:, None] * sums[None, :]) * row_norms[1][:, None]
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + offs_n * bias_stride, mask=offs_n < N)
         acc += bias.to(tl.float32)[None, :]
@@ -60,14 +90,22 @@ def bias_and_activation(acc, bias_ptr, bias_stride, offs_n, N, ACTIVATION: tl.co
 
 @triton.jit
 def finish(
-    acc, out_ptr, bias_ptr, residual_ptr, offs_m, offs_n, M, N, bias_stride, residual_strides,
-    ACTIVATION: tl.constexpr,
+    acc, out_ptr, bias_ptr, residual_ptr, first_m, first_n, M, N, K, bias_stride, residual_strides, norm,
+    statistics_ptr, NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Stores activation(acc + bias) + residual, computed in float32, to the contiguous matrix at `out_ptr`."""
-    acc = bias_and_activation(acc, bias_ptr, bias_stride, offs_n, N, ACTIVATION)
+    offs_m = first_m + tl.arange(0, acc.shape[0])
+    offs_n = first_n + tl.arange(0, acc.shape[1])
+    row_norms = norm
+    if norm is not None:
+        row_norms = load_mean_and_rstd(norm[0], norm[1], offs_m, M, K, norm[3], NORM_PARTS)
+    acc = norm_bias_and_activation(acc, norm, row_norms, bias_ptr, bias_stride, offs_n, N, ACTIVATION)
     inside = (offs_m < M)[:, None] & (offs_n < N)[None, :]
-    offs_m, offs_n = offs_m.to(tl.int64)[:, None], offs_n.to(tl.int64)[None, :]  # int64: M * N may pass 2**31
+    rows, cols = offs_m.to(tl.int64)[:, None], offs_n.to(tl.int64)[None, :]  # int64: M * N may pass 2**31
     if residual_ptr is not None:
-        residual_ptrs = residual_ptr + offs_m * residual_strides[0] + offs_n * residual_strides[1]
+        residual_ptrs = residual_ptr + rows * residual_strides[0] + cols * residual_strides[1]
         acc += tl.load(residual_ptrs, mask=inside).to(tl.float32)
-    tl.store(out_ptr + offs_m * N + offs_n, acc, mask=inside)
+    out = acc.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + rows * N + cols, out, mask=inside)
+    if statistics_ptr is not None:
+        store_statistics(out.to(tl.float32), statistics_ptr, offs_m, first_n, M, N, PARTS)

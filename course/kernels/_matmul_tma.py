@@ -17,15 +17,16 @@ from course import runtime
 from course.kernels._activation import epilogue
 from course.kernels._dot import dot
 from course.kernels._early_start import early_start, fetch_ahead, wait_for_previous
-from course.kernels._matmul_tile import Product, bias_and_activation, grouped_tile
+from course.kernels._matmul_tile import Product, grouped_tile, norm_bias_and_activation
+from course.kernels._row_statistics import load_mean_and_rstd, store_statistics
 
 
 @triton.jit
 def matmul_tma_kernel(
-    a_desc, b_desc, out_desc, bias_ptr, residual_desc, ahead_ptr, ahead_size, M, N, K, bias_stride,
-    A_ROWS_FIRST: tl.constexpr, B_ROWS_FIRST: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SLICES: tl.constexpr,
-    EARLY: tl.constexpr,
+    a_desc, b_desc, out_desc, bias_ptr, residual_desc, ahead_ptr, ahead_size, M, N, K, bias_stride, norm,
+    statistics_ptr, NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, A_ROWS_FIRST: tl.constexpr,
+    B_ROWS_FIRST: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SLICES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     fetch_ahead(ahead_ptr, ahead_size, EARLY)
     wait_for_previous(EARLY)
@@ -48,26 +49,37 @@ def matmul_tma_kernel(
 
         finished += programs
         tile_m, tile_n = grouped_tile(finished, M, N, BLOCK_M, BLOCK_N, GROUP_M)
-        finish_slices(acc, out_desc, bias_ptr, residual_desc, tile_m * BLOCK_M, tile_n * BLOCK_N, N, bias_stride,
-                      ACTIVATION, SLICES)  # fmt: skip
+        row_norms = norm
+        if norm is not None:
+            offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+            row_norms = load_mean_and_rstd(norm[0], norm[1], offs_m, M, K, norm[3], NORM_PARTS)
+        finish_slices(acc, out_desc, bias_ptr, residual_desc, tile_m * BLOCK_M, tile_n * BLOCK_N, M, N, bias_stride,
+                      norm, row_norms, statistics_ptr, PARTS, ACTIVATION, SLICES)  # fmt: skip
 
 
 @triton.jit
 def finish_slices(
-    acc, out_desc, bias_ptr, residual_desc, row, col, N, bias_stride, ACTIVATION: tl.constexpr, SLICES: tl.constexpr
-):
+    acc, out_desc, bias_ptr, residual_desc, row, col, M, N, bias_stride, norm, row_norms, statistics_ptr,
+    PARTS: tl.constexpr, ACTIVATION: tl.constexpr, SLICES: tl.constexpr,
+):  # fmt: skip
     """Finishes and stores a tile slice by slice, each of some of its columns, and so with less shared memory."""
     COLS: tl.constexpr = acc.shape[1]
     if SLICES > 1:
         left, right = acc.reshape(acc.shape[0], 2, COLS // 2).permute(0, 2, 1).split()
-        finish_slices(left, out_desc, bias_ptr, residual_desc, row, col, N, bias_stride, ACTIVATION, SLICES // 2)
-        finish_slices(right, out_desc, bias_ptr, residual_desc, row, col + COLS // 2, N, bias_stride, ACTIVATION,
-                      SLICES // 2)  # fmt: skip
+        finish_slices(left, out_desc, bias_ptr, residual_desc, row, col, M, N, bias_stride, norm, row_norms,
+                      statistics_ptr, PARTS, ACTIVATION, SLICES // 2)  # fmt: skip
+        finish_slices(right, out_desc, bias_ptr, residual_desc, row, col + COLS // 2, M, N, bias_stride, norm,
+                      row_norms, statistics_ptr, PARTS, ACTIVATION, SLICES // 2)  # fmt: skip
     else:
-        acc = bias_and_activation(acc, bias_ptr, bias_stride, col + tl.arange(0, COLS), N, ACTIVATION)
+        offs_n = col + tl.arange(0, COLS)
+        acc = norm_bias_and_activation(acc, norm, row_norms, bias_ptr, bias_stride, offs_n, N, ACTIVATION)
         if residual_desc is not None:
             acc += residual_desc.load([row, col]).to(tl.float32)
-        out_desc.store([row, col], acc.to(out_desc.dtype))
+        out = acc.to(out_desc.dtype)
+        out_desc.store([row, col], out)
+        if statistics_ptr is not None:
+            rows = row + tl.arange(0, acc.shape[0])
+            store_statistics(out.to(tl.float32), statistics_ptr, rows, col, M, N, PARTS)
 
 
 def rows_first(t: torch.Tensor, strides: tuple[int, int]) -> bool | None:
@@ -107,7 +119,7 @@ def matmul_tma(p: Product, config: triton.Config) -> None:
         describe(p.out, [p.M, p.N], (p.N, 1), slice_of_tile),
         p.bias,
         None if p.residual is None else describe(p.residual, [p.M, p.N], p.residual_strides, slice_of_tile),
-        p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K, p.bias_stride,
+        p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K, p.bias_stride, **p.normalising,
         A_ROWS_FIRST=rows_first(p.a, p.a_strides), B_ROWS_FIRST=rows_first(p.b, p.b_strides),
         ACTIVATION=epilogue(p.activation, p.out.dtype), PRECISION=p.precision, **options, **early_start(),
     )  # fmt: skip

@@ -35,21 +35,26 @@ def linear(
     it. `ahead`, contiguous, is what a later kernel will read: this one brings it to the GPU's cache. Raises ValueError
     on shapes that do not fit and on unequal devices, TypeError on unequal or other dtypes.
     """
-    check_tensors("linear", x=x, weight=weight, bias=bias, residual=residual, ahead=ahead)
+    check_linear("linear", x, weight, bias, residual, activation, ahead)
+    return _linear(x, weight, bias, residual, activation, ahead)
+
+
+def check_linear(op: str, x, weight, bias, residual, activation, ahead) -> None:
+    """Raises what `linear` does, in the name of `op`."""
+    check_tensors(op, x=x, weight=weight, bias=bias, residual=residual, ahead=ahead)
     if weight.ndim != 2:
-        raise ValueError(f"linear: expected weight (N, K), got {tuple(weight.shape)}")
+        raise ValueError(f"{op}: expected weight (N, K), got {tuple(weight.shape)}")
     N, K = weight.shape
     if x.ndim == 0 or x.shape[-1] != K:
-        raise ValueError(f"linear: expected x (..., {K}) for weight {tuple(weight.shape)}, got {tuple(x.shape)}")
+        raise ValueError(f"{op}: expected x (..., {K}) for weight {tuple(weight.shape)}, got {tuple(x.shape)}")
     if bias is not None and bias.shape != (N,):
-        raise ValueError(f"linear: expected bias ({N},), got {tuple(bias.shape)}")
+        raise ValueError(f"{op}: expected bias ({N},), got {tuple(bias.shape)}")
     if residual is not None and residual.shape != (*x.shape[:-1], N):
-        raise ValueError(f"linear: expected residual {(*x.shape[:-1], N)}, got {tuple(residual.shape)}")
+        raise ValueError(f"{op}: expected residual {(*x.shape[:-1], N)}, got {tuple(residual.shape)}")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"linear: expected activation to be one of {list(ACTIVATIONS)}, got {activation!r}")
+        raise ValueError(f"{op}: expected activation to be one of {list(ACTIVATIONS)}, got {activation!r}")
     if ahead is not None and not ahead.is_contiguous():
-        raise ValueError(f"linear: expected ahead to be contiguous, got strides {ahead.stride()}")
-    return _linear(x, weight, bias, residual, activation, ahead)
+        raise ValueError(f"{op}: expected ahead to be contiguous, got strides {ahead.stride()}")
 
 
 @custom_op("course::linear")

@@ -22,7 +22,7 @@ from course.kernels._dot import dot, matmul_precision
 from course.kernels._early_start import early_start, fetch_ahead, wait_for_previous
 from course.kernels._matmul_configs import matmul_configs
 from course.kernels._matmul_split_k import sum_parts
-from course.kernels._matmul_tile import Product, finish, grouped_tile
+from course.kernels._matmul_tile import Norm, Product, finish, grouped_tile
 from course.kernels._matmul_tma import matmul_tma, tma_reads
 from course.kernels._pointwise import walk
 from course.runtime import best_config, custom_op
@@ -32,9 +32,10 @@ from course.runtime import best_config, custom_op
 def matmul_kernel(
     a_ptr, b_ptr, out_ptr, bias_ptr, residual_ptr, ahead_ptr, ahead_size, M, N, K,
     batch_sizes, a_batch_strides, b_batch_strides, residual_batch_strides,
-    stride_am, stride_ak, stride_bk, stride_bn, bias_stride, residual_strides,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SPLIT_K: tl.constexpr, EARLY: tl.constexpr,
+    stride_am, stride_ak, stride_bk, stride_bn, bias_stride, residual_strides, norm, statistics_ptr,
+    NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SPLIT_K: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     fetch_ahead(ahead_ptr, ahead_size, EARLY)
     wait_for_previous(EARLY)
@@ -71,7 +72,8 @@ def matmul_kernel(
     out_ptr += (batch + part).to(tl.int64) * M * N
     if residual_ptr is not None:
         residual_ptr += batch_offset(batch, batch_sizes, residual_batch_strides)
-    finish(acc, out_ptr, bias_ptr, residual_ptr, offs_m, offs_n, M, N, bias_stride, residual_strides, ACTIVATION)
+    finish(acc, out_ptr, bias_ptr, residual_ptr, tile_m * BLOCK_M, tile_n * BLOCK_N, M, N, K, bias_stride,
+           residual_strides, norm, statistics_ptr, NORM_PARTS, PARTS, ACTIVATION)  # fmt: skip
 
 
 @triton.jit
@@ -129,21 +131,24 @@ def multiply(
     residual: torch.Tensor | None = None,
     activation: str | None = None,
     ahead: torch.Tensor | None = None,
+    norm: Norm | None = None,
+    statistics: torch.Tensor | None = None,
 ) -> None:
     """Writes activation(a @ b + bias) + residual to `out`, contiguous; all (*batch, rows, columns), but the bias.
 
-    `ahead`, contiguous, is brought to the cache for a later kernel.
+    `ahead`, contiguous, is brought to the cache for a later kernel. With `norm` and `statistics`, single matrices.
     """
     if out.numel() == 0:
         return
-    p = _product(a, b, out, bias, residual, activation)._replace(ahead=ahead)
+    p = _product(a, b, out, bias, residual, activation)._replace(ahead=ahead, norm=norm, statistics=statistics)
     batch, tma = out.numel() // (p.M * p.N), tma_reads(p)
     configs = matmul_configs(p.M, p.N, p.K, batch, out.dtype, p.precision, tma, residual is not None)
     # products with about as many rows share a choice; n and t (transposed) are BLAS's names, s stands for other strides
     rows, matrices = triton.next_power_of_2(p.M), triton.next_power_of_2(batch)
     layout = "".join("n" if col == 1 else "t" if row == 1 else "s" for row, col in (p.a_strides, p.b_strides))
     key = (rows, p.N, p.K, matrices, out.dtype, p.precision, layout, "tma" if tma else "pointers",
-           activation, "bare" if residual is None else "residual")  # fmt: skip
+           activation, "bare" if residual is None else "residual",
+           *["norm"] * (norm is not None), *["statistics"] * (statistics is not None))  # fmt: skip
 
     def launch(config):
         if "SLICES" in config.kwargs:
@@ -169,7 +174,7 @@ def _product(a, b, out, bias, residual, activation) -> Product:
         a_strides=(a_steps[-1], a.stride(-1)), b_strides=b.stride()[-2:],
         bias_stride=0 if bias is None else bias.stride(0), residual_strides=(residual_steps[-1], like.stride(-1)),
         batch_sizes=sizes[:-1], a_batch_strides=a_steps[:-1], b_batch_strides=b_steps[:-1],
-        residual_batch_strides=residual_steps[:-1], ahead=None,
+        residual_batch_strides=residual_steps[:-1], ahead=None, norm=None, statistics=None,
     )  # fmt: skip
 
 
@@ -178,13 +183,14 @@ def matmul_pointers(p: Product, config: triton.Config) -> None:
     tiles = triton.cdiv(p.M, config.kwargs["BLOCK_M"]) * triton.cdiv(p.N, config.kwargs["BLOCK_N"])
     batch = p.out.numel() // (p.M * p.N)
     whole = p if split == 1 else p._replace(
-        out=p.out.new_empty(split, p.M, p.N, dtype=torch.float32), bias=None, residual=None, activation=None
+        out=p.out.new_empty(split, p.M, p.N, dtype=torch.float32), bias=None, residual=None, activation=None, norm=None,
+        statistics=None,
     )  # the rest waits for the sum of the parts
     matmul_kernel[(batch * tiles, split)](
         p.a, p.b, whole.out, whole.bias, whole.residual, p.ahead, 0 if p.ahead is None else p.ahead.numel(),
         p.M, p.N, p.K,
         p.batch_sizes, p.a_batch_strides, p.b_batch_strides, p.residual_batch_strides,
-        *p.a_strides, *p.b_strides, p.bias_stride, p.residual_strides,
+        *p.a_strides, *p.b_strides, p.bias_stride, p.residual_strides, **whole.normalising,
         ACTIVATION=epilogue(whole.activation, p.out.dtype), PRECISION=p.precision, **config.all_kwargs(),
         **early_start(),
     )  # fmt: skip
