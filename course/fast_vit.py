@@ -1,10 +1,10 @@
 """A ViT with fused layers, and without the work that no logit depends on.
 
-Bias, GELU and residual are finished in the linear layer's registers, and the blocks' norms have no kernels: whoever
-writes the tokens leaves their statistics, and the linear layer that reads them normalises its sums. The head reads the
-class token alone, so after the last block's keys and values are known, the other tokens are done: of that block's
-queries, output projection and MLP, and of the last norm, one row per image is computed where the plain model computes
-them all.
+Bias, GELU and residual are finished in the linear layer's registers. Where there are FEW tokens, the blocks' norms have
+no kernels: whoever writes the tokens leaves their statistics, and the linear layer that reads them normalises its sums.
+The head reads the class token alone, so after the last block's keys and values are known, the other tokens are done: of
+that block's queries, output projection and MLP, and of the last norm, one row per image is computed where the plain
+model computes them all.
 """
 import itertools
 from operator import attrgetter
@@ -19,7 +19,10 @@ from course.vit import ViT
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 """HuggingFace's name: the kernels'."""
 
-FEW = 2048
+FEW = 1024
+"""Tokens, up to which starting a norm's kernel takes longer than the linear layers' part in it."""
+
+STARVED = 2048
 """Tokens, up to which a layer is so short that waiting for its weights is a good part of it."""
 
 
@@ -50,13 +53,18 @@ class FastViT:
             x, statistics = block(x, statistics)
         return self.head(self.norm(self.blocks[-1].class_token(x, statistics)))
 
-    def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, tokens, hidden), the class token, then a token a patch, positions added; and their statistics."""
+    def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, tokens, hidden), the class token, then a token a patch, positions added; statistics if few."""
         patches = patchify(images, self.config.patch_size)
-        if len(images) == 1:
+        if len(images) == 1 and at_most(FEW, self.added):
             return linear_with_statistics(patches, self.patch_weight, residual=self.added)
         x = add(linear(patches, self.patch_weight), self.added)
-        return x, row_statistics(x)
+        return x, row_statistics(x) if at_most(FEW, x) else None
+
+
+def at_most(tokens: int, x: torch.Tensor) -> bool:
+    """Whether `x` (..., hidden) has so few of them."""
+    return x.numel() <= tokens * x.shape[-1]
 
 
 def what_is_added(embeddings: torch.nn.Module) -> torch.Tensor:
@@ -66,7 +74,10 @@ def what_is_added(embeddings: torch.nn.Module) -> torch.Tensor:
 
 
 class FastBlock:
-    """Five kernels: norm and qkv, attention, output + x, norm and hidden with its activation, output + x."""
+    """Norm and qkv, attention, output + x, norm and hidden with its activation, output + x: five kernels or seven.
+
+    Tokens come and go with their statistics, None where there are many.
+    """
 
     def __init__(self, block: torch.nn.Module, config, packing: Packing):
         self.heads = config.num_attention_heads
@@ -79,32 +90,32 @@ class FastBlock:
         for layer, following in itertools.pairwise((self.qkv, self.output, self.mlp_hidden, self.mlp_output)):
             layer.following = following
 
-    def __call__(self, x: torch.Tensor, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, x: torch.Tensor, statistics: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self.mlp(*self.attend(x, *self.qkv(x, statistics).chunk(3, dim=-1)))
 
-    def class_token(self, x: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
+    def class_token(self, x: torch.Tensor, statistics: torch.Tensor | None) -> torch.Tensor:
         """The block's result for the first token of each image alone, (batch, hidden)."""
-        q = self.qkv.part(x[:, :1], statistics[:, :1], 0, self.hidden_size)
+        first = None if statistics is None else statistics[:, :1]
+        q = self.qkv.part(x[:, :1], first, 0, self.hidden_size)
         k, v = self.qkv.part(x, statistics, self.hidden_size, 3 * self.hidden_size).chunk(2, dim=-1)
         return self.mlp(*self.attend(x[:, :1], q, k, v))[0][:, 0]
 
-    def attend(self, x: torch.Tensor, *qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def attend(self, x: torch.Tensor, *qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x + output(attention(q, k, v)). A step of its own, so that nothing holds q, k and v beyond it."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in qkv)
         return self.output.added_to(x, scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def mlp(self, x: torch.Tensor, statistics: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def mlp(self, x: torch.Tensor, statistics: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self.mlp_output.added_to(x, self.mlp_hidden(x, statistics, activation=self.activation))
 
 
 class Ahead:
-    """A linear layer that, where there are FEW tokens, brings the weights of the `following` one to the cache."""
+    """A linear layer that, where tokens leave it STARVED, brings the weights of the `following` one to the cache."""
 
     following = None
 
     def ahead(self, x: torch.Tensor) -> torch.Tensor | None:
-        few = self.following is not None and x.numel() <= FEW * x.shape[-1]
-        return self.following.weight if few else None
+        return self.following.weight if self.following is not None and at_most(STARVED, x) else None
 
 
 class FastLinear(Ahead):
@@ -117,9 +128,11 @@ class FastLinear(Ahead):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight, self.bias)
 
-    def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """residual + self(x), and the sums' statistics."""
-        return linear_with_statistics(x, self.weight, self.bias, residual=residual, ahead=self.ahead(x))
+    def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """residual + self(x), and if they are few, the new tokens' statistics."""
+        if at_most(FEW, residual):
+            return linear_with_statistics(x, self.weight, self.bias, residual=residual, ahead=self.ahead(x))
+        return linear(x, self.weight, self.bias, residual=residual, ahead=self.ahead(x)), None
 
 
 class FastNormLinear(Ahead):
@@ -132,16 +145,19 @@ class FastNormLinear(Ahead):
         self.eps = norm.eps
         self.weight = packing.add(lambda *both: folded(*both).weight, norm, layer)
         self.sums = packing.add(lambda *both: folded(*both).sums, norm, layer, dtype=torch.float32)
-        self.bias = packing.add(lambda *both: folded(*both).bias, norm, layer, dtype=torch.float32)
+        self.bias = packing.add(lambda *both: folded(*both).bias, norm, layer)
 
-    def __call__(self, x: torch.Tensor, statistics: torch.Tensor, activation: str | None = None) -> torch.Tensor:
-        return norm_linear(x, statistics, self.weight, self.sums, self.bias, self.eps, activation=activation,
-                           ahead=self.ahead(x))  # fmt: skip
+    def __call__(self, x: torch.Tensor, statistics: torch.Tensor | None, activation: str | None = None) -> torch.Tensor:
+        return self.part(x, statistics, None, None, activation=activation, ahead=self.ahead(x))
 
-    def part(self, x: torch.Tensor, statistics: torch.Tensor, first: int, end: int) -> torch.Tensor:
+    def part(
+        self, x: torch.Tensor, statistics: torch.Tensor | None, first: int | None, end: int | None, **others
+    ) -> torch.Tensor:
         """The outputs `first` to `end` alone."""
-        weight, sums, bias = (t[first:end] for t in (self.weight, self.sums, self.bias))
-        return norm_linear(x, statistics, weight, sums, bias, self.eps)
+        weight, bias, sums = (t[first:end] for t in (self.weight, self.bias, self.sums))
+        if statistics is not None:
+            return norm_linear(x, statistics, weight, bias, sums, self.eps, **others)
+        return linear(layer_norm(x, x.shape[-1:], eps=self.eps), weight, bias, **others)
 
 
 class FastNorm:

@@ -75,17 +75,9 @@ def grouped_tile(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP
 
 
 @triton.jit
-def norm_bias_and_activation(acc, norm, row_norms, bias_ptr, bias_stride, offs_n, N, ACTIVATION: tl.constexpr):
-    """activation(rstd * (acc - mean * sums) + bias), in float32."""
-    if norm is not None:
-        sums = tl.load(norm[2] + offs_n, mask=offs_n < N)
-        acc = (acc - row_norms[0][:, None] * sums[None, :]) * row_norms[1][:, None]
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + offs_n * bias_stride, mask=offs_n < N)
-        acc += bias.to(tl.float32)[None, :]
-    if ACTIVATION is not None:
-        acc = ACTIVATION(acc)
-    return acc
+def normalise(acc, row_norms, sums):
+    """The sums that normalised rows would have given; `row_norms` are the rows' (mean, rstd)."""
+    return (acc - row_norms[0][:, None] * sums[None, :]) * row_norms[1][:, None]
 
 
 @triton.jit
@@ -96,10 +88,14 @@ def finish(
     """Stores activation(acc + bias) + residual, computed in float32, to the contiguous matrix at `out_ptr`."""
     offs_m = first_m + tl.arange(0, acc.shape[0])
     offs_n = first_n + tl.arange(0, acc.shape[1])
-    row_norms = norm
     if norm is not None:
         row_norms = load_mean_and_rstd(norm[0], norm[1], offs_m, M, K, norm[3], NORM_PARTS)
-    acc = norm_bias_and_activation(acc, norm, row_norms, bias_ptr, bias_stride, offs_n, N, ACTIVATION)
+        acc = normalise(acc, row_norms, tl.load(norm[2] + offs_n, mask=offs_n < N))
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + offs_n * bias_stride, mask=offs_n < N)
+        acc += bias.to(tl.float32)[None, :]
+    if ACTIVATION is not None:
+        acc = ACTIVATION(acc)
     inside = (offs_m < M)[:, None] & (offs_n < N)[None, :]
     rows, cols = offs_m.to(tl.int64)[:, None], offs_n.to(tl.int64)[None, :]  # int64: M * N may pass 2**31
     if residual_ptr is not None:

@@ -5,6 +5,9 @@ on one instruction each, their addresses and their zeros past the edges made by 
 have nothing to do but multiply. The loop over tiles and the loop over K are flattened into one: the first blocks of
 the next tile are under way while this tile is finished and stored.
 
+A tile is finished slice by slice. With AT_ONCE all that this takes from memory is asked for before the first slice; it
+fills registers, but otherwise every slice waits for its own.
+
 The copy engine takes matrices whose rows (or columns) start at multiples of 16 bytes: `tma_reads` says whether
 all those of a product do.
 """
@@ -17,16 +20,17 @@ from course import runtime
 from course.kernels._activation import epilogue
 from course.kernels._dot import dot
 from course.kernels._early_start import early_start, fetch_ahead, wait_for_previous
-from course.kernels._matmul_tile import Product, grouped_tile, norm_bias_and_activation
+from course.kernels._matmul_tile import Product, grouped_tile, normalise
 from course.kernels._row_statistics import load_mean_and_rstd, store_statistics
 
 
 @triton.jit
 def matmul_tma_kernel(
-    a_desc, b_desc, out_desc, bias_ptr, residual_desc, ahead_ptr, ahead_size, M, N, K, bias_stride, norm,
-    statistics_ptr, NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, A_ROWS_FIRST: tl.constexpr,
+    a_desc, b_desc, out_desc, bias_ptr, residual, ahead_ptr, ahead_size, M, N, K, bias_stride, residual_strides,
+    norm, statistics_ptr, NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, A_ROWS_FIRST: tl.constexpr,
     B_ROWS_FIRST: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SLICES: tl.constexpr, EARLY: tl.constexpr,
+    AT_ONCE: tl.constexpr = False,
 ):  # fmt: skip
     fetch_ahead(ahead_ptr, ahead_size, EARLY)
     wait_for_previous(EARLY)
@@ -49,32 +53,74 @@ def matmul_tma_kernel(
 
         finished += programs
         tile_m, tile_n = grouped_tile(finished, M, N, BLOCK_M, BLOCK_N, GROUP_M)
-        row_norms = norm
-        if norm is not None:
-            offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+        offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+        row_norms = ()
+        if norm is not None:  # first of all: many registers, and few once they are summed
             row_norms = load_mean_and_rstd(norm[0], norm[1], offs_m, M, K, norm[3], NORM_PARTS)
-        finish_slices(acc, out_desc, bias_ptr, residual_desc, tile_m * BLOCK_M, tile_n * BLOCK_N, M, N, bias_stride,
-                      norm, row_norms, statistics_ptr, PARTS, ACTIVATION, SLICES)  # fmt: skip
+        row, col = tile_m * BLOCK_M, tile_n * BLOCK_N
+        slices = ()
+        if AT_ONCE:
+            for i in tl.static_range(SLICES):
+                slices += (load_slice(norm, bias_ptr, residual, row, col + i * (BLOCK_N // SLICES), M, N, bias_stride,
+                                      residual_strides, BLOCK_M, BLOCK_N // SLICES, AT_ONCE),)  # fmt: skip
+        finish_slices(acc, out_desc, row_norms, slices, norm, bias_ptr, residual, statistics_ptr, row, col, M, N,
+                      bias_stride, residual_strides, PARTS, ACTIVATION, AT_ONCE, 0, SLICES)  # fmt: skip
+
+
+@triton.jit
+def load_slice(
+    norm, bias_ptr, residual, row, col, M, N, bias_stride, residual_strides, ROWS: tl.constexpr, COLS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """(sums, bias, residual) for the slice of a tile that begins at `row` and `col`; 0 for what there is none of."""
+    offs_n = col + tl.arange(0, COLS)
+    sums = 0.0
+    bias = 0.0
+    added = 0.0
+    if norm is not None:
+        sums = tl.load(norm[2] + offs_n, mask=offs_n < N)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + offs_n * bias_stride, mask=offs_n < N).to(tl.float32)
+    if residual is not None:
+        if AT_ONCE:  # a pointer: the compiler would wait for each block from the copy engine
+            rows = (row + tl.arange(0, ROWS)).to(tl.int64)[:, None]  # int64: M * N may pass 2**31
+            cols = offs_n.to(tl.int64)[None, :]
+            residual_ptrs = residual + rows * residual_strides[0] + cols * residual_strides[1]
+            added = tl.load(residual_ptrs, mask=(rows < M) & (cols < N))
+        else:
+            added = residual.load([row, col])
+    return sums, bias, added
 
 
 @triton.jit
 def finish_slices(
-    acc, out_desc, bias_ptr, residual_desc, row, col, M, N, bias_stride, norm, row_norms, statistics_ptr,
-    PARTS: tl.constexpr, ACTIVATION: tl.constexpr, SLICES: tl.constexpr,
+    acc, out_desc, row_norms, slices, norm, bias_ptr, residual, statistics_ptr, row, col, M, N, bias_stride,
+    residual_strides, PARTS: tl.constexpr, ACTIVATION: tl.constexpr, AT_ONCE: tl.constexpr, FIRST: tl.constexpr,
+    SLICES: tl.constexpr,
 ):  # fmt: skip
     """Finishes and stores a tile slice by slice, each of some of its columns, and so with less shared memory."""
     COLS: tl.constexpr = acc.shape[1]
     if SLICES > 1:
         left, right = acc.reshape(acc.shape[0], 2, COLS // 2).permute(0, 2, 1).split()
-        finish_slices(left, out_desc, bias_ptr, residual_desc, row, col, M, N, bias_stride, norm, row_norms,
-                      statistics_ptr, PARTS, ACTIVATION, SLICES // 2)  # fmt: skip
-        finish_slices(right, out_desc, bias_ptr, residual_desc, row, col + COLS // 2, M, N, bias_stride, norm,
-                      row_norms, statistics_ptr, PARTS, ACTIVATION, SLICES // 2)  # fmt: skip
+        finish_slices(left, out_desc, row_norms, slices, norm, bias_ptr, residual, statistics_ptr, row, col, M, N,
+                      bias_stride, residual_strides, PARTS, ACTIVATION, AT_ONCE, FIRST, SLICES // 2)  # fmt: skip
+        finish_slices(right, out_desc, row_norms, slices, norm, bias_ptr, residual, statistics_ptr, row,
+                      col + COLS // 2, M, N, bias_stride, residual_strides, PARTS, ACTIVATION, AT_ONCE,
+                      FIRST + SLICES // 2, SLICES // 2)  # fmt: skip
     else:
-        offs_n = col + tl.arange(0, COLS)
-        acc = norm_bias_and_activation(acc, norm, row_norms, bias_ptr, bias_stride, offs_n, N, ACTIVATION)
-        if residual_desc is not None:
-            acc += residual_desc.load([row, col]).to(tl.float32)
+        if AT_ONCE:
+            sums, bias, added = slices[FIRST]
+        else:
+            sums, bias, added = load_slice(norm, bias_ptr, residual, row, col, M, N, bias_stride, residual_strides,
+                                           acc.shape[0], COLS, AT_ONCE)  # fmt: skip
+        if norm is not None:
+            acc = normalise(acc, row_norms, sums)
+        if bias_ptr is not None:
+            acc += bias[None, :]
+        if ACTIVATION is not None:
+            acc = ACTIVATION(acc)
+        if residual is not None:
+            acc += added.to(tl.float32)
         out = acc.to(out_desc.dtype)
         out_desc.store([row, col], out)
         if statistics_ptr is not None:
@@ -113,13 +159,15 @@ def matmul_tma(p: Product, config: triton.Config) -> None:
     programs = options.pop("PER_SM") * runtime.num_sms()
     block_m, block_n, block_k = (options[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
     slice_of_tile = [block_m, block_n // options["SLICES"]]
+    residual = p.residual
+    if residual is not None and not options.get("AT_ONCE"):
+        residual = describe(residual, [p.M, p.N], p.residual_strides, slice_of_tile)
     matmul_tma_kernel[(min(programs, triton.cdiv(p.M, block_m) * triton.cdiv(p.N, block_n)),)](
         describe(p.a, [p.M, p.K], p.a_strides, [block_m, block_k]),
         describe(p.b, [p.K, p.N], p.b_strides, [block_k, block_n]),
         describe(p.out, [p.M, p.N], (p.N, 1), slice_of_tile),
-        p.bias,
-        None if p.residual is None else describe(p.residual, [p.M, p.N], p.residual_strides, slice_of_tile),
-        p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K, p.bias_stride, **p.normalising,
+        p.bias, residual, p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K, p.bias_stride,
+        p.residual_strides, **p.normalising,
         A_ROWS_FIRST=rows_first(p.a, p.a_strides), B_ROWS_FIRST=rows_first(p.b, p.b_strides),
         ACTIVATION=epilogue(p.activation, p.out.dtype), PRECISION=p.precision, **options, **early_start(),
     )  # fmt: skip

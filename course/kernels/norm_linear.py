@@ -31,11 +31,11 @@ from course.runtime import custom_op
 
 
 class FoldedNorm(NamedTuple):
-    """A linear layer that has taken in the norm before it: `weight` (N, K), and in float32 `sums` and `bias` (N,)."""
+    """A linear layer that has taken in the norm before it: `weight` (N, K), `bias` (N,), and in float32 `sums` (N,)."""
 
     weight: torch.Tensor
-    sums: torch.Tensor
     bias: torch.Tensor
+    sums: torch.Tensor
 
 
 def fold_norm(
@@ -44,13 +44,14 @@ def fold_norm(
 ) -> FoldedNorm:  # fmt: skip
     """Parameters for `norm_linear`, from those of a linear layer, (N, K) and (N,), and of a layer norm, (K,) both.
 
-    The folded weight is of `dtype`, by default weight's. Its sums are those of the rounded numbers, so that a row's
-    mean cancels.
+    The folded weight and bias are of `dtype`, by default weight's. The sums are those of the rounded numbers, so that
+    a row's mean cancels.
     """
     wide = weight.float()
     folded = (wide * norm_weight.float()).to(dtype or weight.dtype)
     shift = (wide * norm_bias.float()).sum(1)
-    return FoldedNorm(folded, folded.float().sum(1), shift if bias is None else shift + bias.float())
+    shift = shift if bias is None else shift + bias.float()
+    return FoldedNorm(folded, shift.to(folded.dtype), folded.float().sum(1))
 
 
 @triton.jit
@@ -145,37 +146,36 @@ def norm_linear(
     x: torch.Tensor,
     statistics: torch.Tensor,
     weight: torch.Tensor,
-    sums: torch.Tensor,
     bias: torch.Tensor,
+    sums: torch.Tensor,
     eps: float = 1e-5,
     *,
     activation: str | None = None,
     ahead: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """activation(linear(layer_norm(x))), with the norm folded into `weight`, `sums` and `bias` by `fold_norm`.
+    """activation(linear(layer_norm(x))), with the norm folded into `weight`, `bias` and `sums` by `fold_norm`.
 
-    x is (..., K) and weight (N, K), of one dtype (float32, float16, bfloat16); statistics = row_statistics(x), sums and
-    bias (N,) are float32. `activation` and `ahead` are those of `linear`. Raises ValueError on shapes that do not fit
-    and on unequal devices, TypeError on other dtypes.
+    x is (..., K), weight (N, K) and bias (N,), of one dtype (float32, float16, bfloat16); statistics, which are
+    row_statistics(x), and sums (N,) are float32. `activation` and `ahead` are those of `linear`. Raises ValueError on
+    shapes that do not fit and on unequal devices, TypeError on other dtypes.
     """
-    check_linear("norm_linear", x, weight, None, None, activation, ahead)
+    check_linear("norm_linear", x, weight, bias, None, activation, ahead)
     check_columns("norm_linear", x)
-    check_tensors("norm_linear", statistics=statistics, sums=sums, bias=bias)
-    expected = {"statistics": (*x.shape[:-1], 2, number_of_parts(x.shape[-1])), "sums": weight.shape[:1],
-                "bias": weight.shape[:1]}  # fmt: skip
+    check_tensors("norm_linear", statistics=statistics, sums=sums)
+    expected = {"statistics": (*x.shape[:-1], 2, number_of_parts(x.shape[-1])), "sums": tuple(weight.shape[:1])}
     if statistics.dtype != torch.float32:
         raise TypeError(f"norm_linear: expected statistics in torch.float32, got {statistics.dtype}")
     if statistics.device != x.device:
         raise ValueError(f"norm_linear: expected statistics on {x.device} as x, got {statistics.device}")
-    for name, t in (("statistics", statistics), ("sums", sums), ("bias", bias)):
-        if tuple(t.shape) != tuple(expected[name]):
-            raise ValueError(f"norm_linear: expected {name} {tuple(expected[name])}, got {tuple(t.shape)}")
-    return _norm_linear(x, statistics, weight, sums, bias, eps, activation, ahead)
+    for name, t in (("statistics", statistics), ("sums", sums)):
+        if tuple(t.shape) != expected[name]:
+            raise ValueError(f"norm_linear: expected {name} {expected[name]}, got {tuple(t.shape)}")
+    return _norm_linear(x, statistics, weight, bias, sums, eps, activation, ahead)
 
 
 @custom_op("course::norm_linear")
 def _norm_linear(
-    x: torch.Tensor, statistics: torch.Tensor, weight: torch.Tensor, sums: torch.Tensor, bias: torch.Tensor, eps: float,
+    x: torch.Tensor, statistics: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, sums: torch.Tensor, eps: float,
     activation: str | None, ahead: torch.Tensor | None,
 ) -> torch.Tensor:  # fmt: skip
     out = x.new_empty(*x.shape[:-1], weight.shape[0])
@@ -188,5 +188,5 @@ def _norm_linear(
 
 
 @_norm_linear.register_fake
-def _(x, statistics, weight, sums, bias, eps, activation, ahead):
+def _(x, statistics, weight, bias, sums, eps, activation, ahead):
     return torch.nn.functional.linear(x, weight)

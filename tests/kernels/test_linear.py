@@ -93,14 +93,17 @@ def test_residual_is_the_input(device):
 
 
 @pytest.mark.parametrize("activation, with_residual", [(None, True), ("gelu", False), ("gelu_tanh", True)])
-@pytest.mark.parametrize("path", ["pointers", "split", pytest.param("tma", marks=needs_tma)])
+@pytest.mark.parametrize("path", [
+    "pointers", "split", pytest.param("tma", marks=needs_tma), pytest.param("tma at once", marks=needs_tma),
+])  # fmt: skip
 def test_every_path(path, activation, with_residual, dtype, monkeypatch, tf32):  # noqa: F811
     slices = 4 if with_residual else 1
-    used = use(monkeypatch, {"pointers": pointers(), "split": pointers(3), "tma": tma(slices)}[path], pointers())
+    configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(slices), "tma at once": tma(slices, True)}
+    used = use(monkeypatch, configs[path], pointers())
     x, weight, bias = normal((2, 75, 200), dtype), normal((136, 200), dtype), normal(136, dtype)
     residual = normal((2, 75, 136), dtype) if with_residual else None
     check(x, weight, bias, activation, residual)
-    assert ("SLICES" in used[0].kwargs) == (path == "tma")
+    assert ("SLICES" in used[0].kwargs) == path.startswith("tma")
 
 
 @needs_tma

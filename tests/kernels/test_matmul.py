@@ -62,8 +62,9 @@ def pointers(split=1):
     return triton.Config(blocks, num_warps=4, num_stages=3)
 
 
-def tma(slices=2):
-    blocks = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 2, "SLICES": slices, "PER_SM": 1}
+def tma(slices=2, at_once=False):
+    blocks = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 2, "SLICES": slices, "PER_SM": 1,
+              "AT_ONCE": at_once}  # fmt: skip
     return triton.Config(blocks, num_warps=4, num_stages=3)
 
 

@@ -9,8 +9,10 @@ from tests.compare import assert_accurate, one_dtype
 from tests.kernels.test_linear import ACTIVATIONS
 from tests.kernels.test_matmul import needs_tma, normal, pointers, rounding, tf32, tma, use  # noqa: F401  a fixture
 
-PATHS = pytest.mark.parametrize("path", ["pointers", "split", pytest.param("tma", marks=needs_tma)])
-CONFIGS = {"pointers": pointers(), "split": pointers(3), "tma": tma()}
+PATHS = pytest.mark.parametrize("path", [
+    "pointers", "split", pytest.param("tma", marks=needs_tma), pytest.param("tma at once", marks=needs_tma),
+])  # fmt: skip
+CONFIGS = {"pointers": pointers(), "split": pointers(3), "tma": tma(), "tma at once": tma(at_once=True)}
 
 
 def check_statistics(got, x):
@@ -74,7 +76,7 @@ def test_every_path(path, activation, dtype, monkeypatch, tf32):  # noqa: F811
     used = use(monkeypatch, CONFIGS[path], pointers())
     x = normal((2, 75, 200), dtype) + 1
     check(x, layer(136, 200, dtype)[0], activation)
-    assert ("SLICES" in used[0].kwargs) == (path == "tma")
+    assert ("SLICES" in used[0].kwargs) == path.startswith("tma")
 
 
 @PATHS
@@ -86,7 +88,7 @@ def test_statistics_of_a_layer(path, N, dtype, monkeypatch, tf32):  # noqa: F811
         y, statistics = linear_with_statistics(x, weight, bias, residual=residual)
         assert torch.equal(y, linear(x, weight, bias, residual=residual))
         check_statistics(statistics, y)
-    assert ("SLICES" in used[0].kwargs) == (path == "tma")
+    assert ("SLICES" in used[0].kwargs) == path.startswith("tma")
 
 
 def test_rows_of_a_larger_tensor(dtype, device):
@@ -141,13 +143,13 @@ def test_bad_input(device):
     with pytest.raises(ValueError, match=r"norm_linear: expected statistics \(3, 2, 2\), got \(2, 2, 2\)"):
         norm_linear(x, statistics[:2], *folded)
     with pytest.raises(ValueError, match=r"norm_linear: expected sums \(5,\), got \(4,\)"):
-        norm_linear(x, statistics, folded.weight, folded.sums[1:], folded.bias)
-    with pytest.raises(TypeError, match="norm_linear: expected bias in torch.float32 as statistics, got torch.float16"):
-        norm_linear(x, statistics, folded.weight, folded.sums, folded.bias.half())
+        norm_linear(x, statistics, folded.weight, folded.bias, folded.sums[1:])
+    with pytest.raises(TypeError, match="norm_linear: expected bias in torch.float32 as x, got torch.float16"):
+        norm_linear(x, statistics, folded.weight, folded.bias.half(), folded.sums)
     with pytest.raises(ValueError, match=r"norm_linear: expected x \(\.\.\., 40\) for weight \(5, 40\), got \(3, 39\)"):
         norm_linear(x[:, 1:], statistics, *folded)
     with pytest.raises(TypeError, match="norm_linear: expected statistics in torch.float32, got torch.float16"):
-        norm_linear(x, statistics.half(), folded.weight, folded.sums.half(), folded.bias.half())
+        norm_linear(x, statistics.half(), folded.weight, folded.bias, folded.sums.half())
     with pytest.raises(ValueError, match=r"row_statistics: expected x \(\.\.\., K\) with K of at least 1, got .*0\)"):
         row_statistics(x[:, :0])
     with pytest.raises(ValueError, match=r"linear_with_statistics: expected residual \(3, 5\), got \(3, 40\)"):
