@@ -95,9 +95,9 @@ class FastBlock:
 
     def class_token(self, x: torch.Tensor, statistics: torch.Tensor | None) -> torch.Tensor:
         """The block's result for the first token of each image alone, (batch, hidden)."""
-        first = None if statistics is None else statistics[:, :1]
-        q = self.qkv.part(x[:, :1], first, 0, self.hidden_size)
-        k, v = self.qkv.part(x, statistics, self.hidden_size, 3 * self.hidden_size).chunk(2, dim=-1)
+        y, first = self.qkv.prepared(x, statistics), None if statistics is None else statistics[:, :1]
+        q = self.qkv.part(y[:, :1], first, 0, self.hidden_size)
+        k, v = self.qkv.part(y, statistics, self.hidden_size, 3 * self.hidden_size).chunk(2, dim=-1)
         return self.mlp(*self.attend(x[:, :1], q, k, v))[0][:, 0]
 
     def attend(self, x: torch.Tensor, *qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -148,16 +148,21 @@ class FastNormLinear(Ahead):
         self.bias = packing.add(lambda *both: folded(*both).bias, norm, layer)
 
     def __call__(self, x: torch.Tensor, statistics: torch.Tensor | None, activation: str | None = None) -> torch.Tensor:
+        x = self.prepared(x, statistics)
         return self.part(x, statistics, None, None, activation=activation, ahead=self.ahead(x))
+
+    def prepared(self, x: torch.Tensor, statistics: torch.Tensor | None) -> torch.Tensor:
+        """`x` as it is where its statistics are known, or else normalised, by a kernel."""
+        return x if statistics is not None else layer_norm(x, x.shape[-1:], eps=self.eps)
 
     def part(
         self, x: torch.Tensor, statistics: torch.Tensor | None, first: int | None, end: int | None, **others
     ) -> torch.Tensor:
-        """The outputs `first` to `end` alone."""
+        """The outputs `first` to `end` alone, of a prepared `x`."""
         weight, bias, sums = (t[first:end] for t in (self.weight, self.bias, self.sums))
         if statistics is not None:
             return norm_linear(x, statistics, weight, bias, sums, self.eps, **others)
-        return linear(layer_norm(x, x.shape[-1:], eps=self.eps), weight, bias, **others)
+        return linear(x, weight, bias, **others)
 
 
 class FastNorm:
