@@ -16,7 +16,7 @@ TMA_TILES = [  # the same, and programs on a multiprocessor: of two, one multipl
 ]  # fmt: skip
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 STAGES = 4
-OFFERED = 16
+OFFERED = 12
 SMALL = 2**24  # multiply-adds: below, measuring would take longer than it can save
 
 
@@ -68,11 +68,10 @@ def matmul_configs(
         stage = (block_m + block_n) * block_k * dtype.itemsize * per_sm
         stages = min(STAGES, (memory - 2**15 - 1024 * per_sm) // stage)
         blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8, "SLICES": slices}
-        # what waits at the end of a tile is hidden by the next tile's loads, where there is one
-        for at_once in (True, False) if tiles <= sms * per_sm else (False, True):
-            options = {**blocks, "PER_SM": per_sm, "AT_ONCE": at_once}
-            config = triton.Config(options, num_warps=warps, num_stages=stages)
-            found.append((cycles(block_m, block_n, tiles, steps), config))
+        # where a program has one tile, nothing else is under way while it waits for what the end of the tile takes
+        options = {**blocks, "PER_SM": per_sm, "AT_ONCE": tiles <= sms * per_sm}
+        config = triton.Config(options, num_warps=warps, num_stages=stages)
+        found.append((cycles(block_m, block_n, tiles, steps), config))
 
     found = [config for _, config in sorted(found, key=lambda entry: entry[0])]
     return found[:1] if batch * M * N * K < SMALL else found[:OFFERED]
