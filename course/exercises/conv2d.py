@@ -477,7 +477,8 @@ TRANSPOSED = Exercise(
         stride=stride, padding=padding)` is how U-Nets and image decoders get their resolution back, and it is the
         gradient of a convolution. Pixel `h` of `x` reaches row `p = h * stride - padding + r` at tap `r`. Spread like
         that, programs would have to add into each other's results; turn it round instead. For a given `p` and `r`,
-        which `h` is it, and when is there one? The weights are `(C, K, R, S)` here, channels first. Write the kernel.
+        which `h` is it, and when is there one? The weights are `(C, K, R, S)` here, channels first. Write the kernel,
+        with `input_precision="ieee"` in its `tl.dot`, as in exercise 2.
     """),
     reference=lambda x, weight, stride, padding: F.conv_transpose2d(x, weight, None, stride, padding),
     cases={

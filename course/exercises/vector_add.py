@@ -162,9 +162,10 @@ ADD_ROW = Exercise(
         ### Exercise 3: two dimensions, and a broadcast without a copy
 
         Add a row to every row of a matrix: `out[i, j] = x[i, j] + row[j]`. This is how a bias is added. Now the
-        grid has two dimensions, a program owns a *tile* of 16 rows and 64 columns, and the tensors come with any
-        strides: a transposed `x` must work without a copy. A column of row numbers and a row of column numbers make
-        a tile of offsets: `rows[:, None] * stride_xm + cols[None, :] * stride_xn`.
+        grid has two dimensions, and `tl.program_id(1)` is a program's place in the second. A program owns a *tile* of
+        16 rows and 64 columns, and the tensors come with any strides: a transposed `x` must work without a copy. A
+        column of row numbers and a row of column numbers make a tile of offsets: `rows[:, None] * stride_xm +
+        cols[None, :] * stride_xn`.
     """),
     reference=lambda x, row: x + row,
     cases={
@@ -191,7 +192,7 @@ ADD_ROW = Exercise(
         rows and broadcast in registers, so that its bytes hardly count. With one stride a dimension the kernel does
         not care how a tensor lies in memory: a transposed matrix is the same memory with its two strides exchanged.
         How fast it is does depend on it: lanes that are neighbours should read neighbours in memory, which chapter
-        4 comes back to.
+        5 comes back to.
     """),
     wrong={
         "the strides of x are swapped": Wrong(
