@@ -22,7 +22,7 @@ test: $(VENV)/installed lint
 	$(PYTEST) --dist worksteal tests
 	$(PYTEST) --dist loadfile --nbval-lax notebooks
 
-# adds every autotuner configuration, compiled ahead of time
+# compiles ahead of time what test leaves out, and every autotuner configuration
 test-full: $(VENV)/installed lint
 	$(PYTEST) --dist worksteal -m "" tests
 	$(PYTEST) --dist loadfile --nbval-lax notebooks

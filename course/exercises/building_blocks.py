@@ -422,7 +422,8 @@ FOLD = Exercise(
 
         Fold a batch norm into the convolution before it, as in step 5, on the GPU. `filters` has a row for each output
         channel, its `in_channels * kernel_h * kernel_w` numbers; the convolution has no bias of its own. Row `c` of
-        `out` is the scaled filter, and one number more, at its end, the bias. Write the body, one program a channel.
+        `out`, which is contiguous, is the scaled filter, and one number more, at its end, the bias. Write the body,
+        one program a channel.
     """),
     reference=fold_reference,
     cases={

@@ -225,7 +225,8 @@ ADD_NORM = Exercise(
         Two rows are read and two written: four passes. The separate kernels read two and write one, then read that one
         again and write the norm: five. So even a sum that must be written is worth fusing, for a fifth of the bytes
         and a launch. Our fast path goes another way: its `linear` adds the residual in its epilogue, where the sum
-        costs one pass, and leaves the norm a kernel of its own, since the norm needs whole rows.
+        costs one pass. The norm, which needs whole rows, stays a kernel of its own, unless there are so few tokens
+        that the next product takes it in.
     """),
     wrong={
         "the norm of x alone": Wrong(
@@ -275,9 +276,9 @@ CAT = Exercise(
         ### Exercise 4: many small things, one launch
 
         Three vectors are to be put one behind the other. Three copies would do it, three launches for a few bytes
-        each. Write one kernel that does all three: program and lane count through `out`, and each lane finds out which
-        vector it belongs to. (So do the optimisers of PyTorch that update all parameters of a model in a few
-        launches.)
+        each. Write one kernel that does all three: program and lane count through `out`, which is contiguous, and each
+        lane finds out which vector it belongs to. (So do the optimisers of PyTorch that update all parameters of a
+        model in a few launches.)
     """),
     reference=lambda a, b, c: torch.cat((a, b, c)),
     cases={

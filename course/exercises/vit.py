@@ -246,9 +246,9 @@ PARALLEL_BLOCK = Exercise(
         $$x \\leftarrow x + \\mathrm{attention}(n(x)) + \\mathrm{mlp}(n(x)).$$
 
         Write it with `layer_norm`, `linear` and `scaled_dot_product_attention` from `course.kernels`, in six calls. As
-        in that model, the norm has a weight and no bias, and here no product has a bias. `qkv` is (3 width, width):
-        queries, keys and values one under the other, each of them in `heads` heads. `hidden` is (4 width, width), with
-        GELU after it, `down` (width, 4 width).
+        in that model, the norm has a weight and no bias; its eps is `layer_norm`'s default. Here no product has a bias,
+        either. `qkv` is (3 width, width): queries, keys and values one under the other, each of them in `heads` heads.
+        `hidden` is (4 width, width), with GELU after it, `down` (width, 4 width).
     """),
     reference=parallel_block_reference,
     cases={
@@ -345,10 +345,10 @@ POOL = Exercise(
         $$\\mathrm{out}_i = \\sum_t w_{it}\\, x_{it}, \\qquad
         w_i = \\mathrm{softmax}_t\\!\\left(\\frac{x_{it} \\cdot q}{\\sqrt{D}}\\right)$$
 
-        Write the kernel: one program an image. `x` is (images, tokens, *D*), `query` (*D*,), `out` (images, *D*). 196
-        tokens of 768 numbers do not fit into a program's registers, and reading them twice would take twice as long.
-        So read `BLOCK_T` tokens at a time, and keep the highest score, the sum and the weighted sum of the tokens so
-        far, as in chapters 2 and 6.
+        Write the kernel: one program an image. `x` is (images, tokens, *D*), `query` (*D*,), `out` (images, *D*); the
+        last two are contiguous. 196 tokens of 768 numbers do not fit into a program's registers, and reading them twice
+        would take twice as long. So read `BLOCK_T` tokens at a time, and keep the highest score, the sum and the
+        weighted sum of the tokens so far, as in chapters 2 and 6.
     """),
     reference=lambda x, query: (
         ((x @ query) * x.shape[2] ** -0.5).softmax(dim=1).unsqueeze(1) @ x
