@@ -11,8 +11,10 @@ from operator import attrgetter
 
 import torch
 
-from course.kernels import add, layer_norm, linear, patchify, scaled_dot_product_attention
-from course.kernels.norm_linear import fold_norm, linear_with_statistics, norm_linear, row_statistics
+from course.kernels import (
+    add, fold_norm, layer_norm, linear, linear_with_statistics, norm_linear, patchify, row_statistics,
+    scaled_dot_product_attention,
+)  # fmt: skip
 from course.packing import Packing
 from course.vit import ViT
 

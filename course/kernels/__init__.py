@@ -9,6 +9,7 @@ from course.kernels.linear import linear
 from course.kernels.matmul import matmul
 from course.kernels.max_pool2d import max_pool2d
 from course.kernels.mul import mul
+from course.kernels.norm_linear import fold_norm, linear_with_statistics, norm_linear, row_statistics
 from course.kernels.patchify import patchify
 from course.kernels.relu import relu
 from course.kernels.scaled_dot_product_attention import scaled_dot_product_attention
@@ -21,14 +22,18 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "conv2d",
+    "fold_norm",
     "gelu",
     "layer_norm",
     "linear",
+    "linear_with_statistics",
     "matmul",
     "max_pool2d",
     "mul",
+    "norm_linear",
     "patchify",
     "relu",
+    "row_statistics",
     "scaled_dot_product_attention",
     "softmax",
     "stem",

@@ -12,7 +12,10 @@ multiplication for each sum, and m and r, for which nobody has to read x: the ke
 registers, piece by piece, and left what `load_mean_and_rstd` needs (`linear_with_statistics`).
 
 Cost beside the product's: (K / 32) * 8 bytes a row, written once and read once for each tile. A layer norm would read
-and write M * K elements.
+and write M * K elements, and be a launch of its own, which is what counts where rows are few. Where they are many, what
+every tile does more at its end takes longer than the norm's one pass (course/fast_vit.py draws the line).
+
+The mean is subtracted after the product, from sums that it is part of: they lose as many digits as |m| * r has.
 """
 from typing import NamedTuple
 

@@ -1,11 +1,13 @@
-"""Compiles what kernels would launch, for a GPU that is not there: python -m tests.aot.compile sm_90 [--brief | --all]
+"""Compiles what kernels would launch, for a GPU that is not there.
+
+    python -m tests.aot.compile sm_90 [--all | --brief [float16 ...]]
 
 Each module beside this one yields the calls that reach its kernel's variants. A driver that names the target
 and launches nothing stands in for the GPU, so that Triton specialises the arguments, compiles them to machine
 code and reports the shared memory, as on the day itself. Prints a line of JSON a case.
 
 Every launch is compiled, in the first of its configurations that fits. With --all it is compiled in each of them; with
---brief once a module and dtype for each kernel, which takes a third of the time.
+--brief, of all dtypes or of those named, each module's kernels are compiled once a dtype, in a third of the time.
 """
 import importlib
 import json
@@ -48,20 +50,26 @@ class AbsentGPU:
         return 0
 
 
-def pretend(name: str, every_configuration: bool, compiled: set[str] | None = None) -> None:
-    """From here on kernels are compiled for `name`, and not launched; not if their names are in `compiled`."""
+class Compiled:
+    """Names of kernels that need not be compiled again; None where each launch is."""
+
+    names: set[str] | None = None
+
+
+def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
+    """From here on kernels are compiled for `name`, and not launched."""
     target, shared_limit = TARGETS[name]
     triton.runtime.driver.set_active(AbsentGPU(target))
     run = JITFunction.run
 
     def compile_only(self, *args, grid, warmup, **kwargs):
-        if compiled is not None and self.__name__ in compiled:
+        if self.__name__ in (compiled.names or ()):
             return None
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
         if kernel.metadata.shared > shared_limit:
             raise OutOfResources(kernel.metadata.shared, shared_limit, "shared memory")
-        if compiled is not None:
-            compiled.add(self.__name__)
+        if compiled.names is not None:
+            compiled.names.add(self.__name__)
         return kernel
 
     JITFunction.run = compile_only
@@ -90,12 +98,13 @@ def pretend(name: str, every_configuration: bool, compiled: set[str] | None = No
 
 def main() -> None:
     name, *flags = sys.argv[1:]
-    compiled = set() if "--brief" in flags else None
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    brief = [flag for flag in flags if flag in dtypes] or dtypes if "--brief" in flags else ()
+    compiled = Compiled()
     pretend(name, "--all" in flags, compiled)
     for module in sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]) if m.name != "compile"):
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            if compiled:
-                compiled.clear()
+        for dtype_name, dtype in dtypes.items():
+            compiled.names = set() if dtype_name in brief else None
             for label, call in importlib.import_module(f"tests.aot.{module}").cases(dtype):
                 error = None
                 try:
@@ -103,8 +112,7 @@ def main() -> None:
                         call()
                 except Exception as e:  # reported by the test, the other cases go on
                     error = f"{type(e).__name__}: {str(e)[:500]}"
-                case = f"{module} {label} {str(dtype).removeprefix('torch.')}"
-                print(json.dumps({"case": case, "error": error}), flush=True)
+                print(json.dumps({"case": f"{module} {label} {dtype_name}", "error": error}), flush=True)
 
 
 if __name__ == "__main__":

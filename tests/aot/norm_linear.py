@@ -1,6 +1,6 @@
 import torch
 
-from course.kernels.norm_linear import fold_norm, linear_with_statistics, norm_linear, row_statistics
+from course.kernels import fold_norm, linear_with_statistics, norm_linear, row_statistics
 from tests.aot.matmul import with_tf32
 
 
