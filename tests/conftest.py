@@ -14,7 +14,7 @@ import torch
 
 from course.runtime import DEVICE, INTERPRET
 
-hypothesis.settings.register_profile("course", deadline=None, max_examples=20)
+hypothesis.settings.register_profile("course", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("course")
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

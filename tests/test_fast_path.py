@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import course
-from course import resnet
+from course import fast_vit, resnet
 from course.data import digits
 from course.load_weights import load_resnet, load_vit
 from course.fast_path import Fast
@@ -65,6 +65,15 @@ def test_same_as_the_plain_model(model, images):
 def test_other_vits(config, images):
     model = small_vit(images.device, **config)
     assert relative(course.optimize(model)(images), model(images)) < 1e-5
+
+
+@pytest.mark.parametrize("few", [0, 5])  # of 7 tokens an image: none are few, or the class tokens alone
+@pytest.mark.usefixtures("ieee")
+def test_many_tokens_are_normalised_by_kernels(few, images, monkeypatch):
+    monkeypatch.setattr(fast_vit, "FEW", few)
+    model = small_vit(images.device)
+    for batch in (images, images[:1]):
+        assert relative(course.optimize(model)(batch), model(batch)) < 1e-5
 
 
 @pytest.mark.usefixtures("ieee")

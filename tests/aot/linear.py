@@ -7,7 +7,8 @@ from tests.aot.matmul import with_tf32
 def cases(dtype):
     x, weight = torch.empty(2048, 1024, dtype=dtype), torch.empty(2048, 1024, dtype=dtype)
     bias, residual = torch.empty(2048, dtype=dtype), torch.empty(2048, 2048, dtype=dtype)
-    yield "relu", lambda: linear(x, weight, bias, activation="relu")
+    for activation in (None, "relu", "gelu"):
+        yield f"{activation}", lambda activation=activation: linear(x, weight, bias, activation=activation)
     yield "residual", lambda: linear(x, weight, bias, activation="gelu_tanh", residual=residual)
     yield "odd", lambda: linear(x[:500, 1:], weight[:500, 1:], bias[:500], residual=residual[:500, :500].T)
     yield "ahead", lambda: linear(x, weight, bias, ahead=weight)

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course.kernels._row_statistics import PART
 from course.kernels import fold_norm, linear, linear_with_statistics, norm_linear, row_statistics
+from course.kernels._row_statistics import PART
 from tests.compare import assert_accurate, one_dtype
 from tests.kernels.test_linear import ACTIVATIONS
 from tests.kernels.test_matmul import needs_tma, normal, pointers, rounding, tf32, tma, use  # noqa: F401  a fixture
