@@ -78,7 +78,7 @@ def show_stored(what: str) -> int:
         print(f"No GPU here, and no {what} were measured yet.")
         return 0
     print(report.as_text(stored))
-    print(f"No GPU here, nothing was timed: these figures are from {results.described(stored.last)}.")
+    print(f"No GPU here, nothing was timed: these figures are from {stored.source(stored.rows)}.")
     return 0
 
 

@@ -8,7 +8,7 @@ from benchmarks.report import BATCHES, MODELS, MOVERS, moved_mib
 from course.lab.display import CARD, COLOURS, FAINT, INK, MARKERS, WIDTH
 from course.lab.drawing import finish, grid, headed, legend
 from course.lab.roofline import roofline
-from course.results import Results, described, is_ours, median
+from course.results import Results, is_ours, median
 
 
 def style(provider: str, order: Iterable[str]) -> dict:
@@ -51,7 +51,7 @@ def kernel_figure(kernels: Results, kernel: str) -> Figure:
     """GB/s over bytes for what only moves them; TFLOP/s of each shape for the others. The limit drawn in."""
     rows = [row for row in kernels.rows if row["kernel"] == kernel]
     draw = bytes_figure if kernel in MOVERS else shapes_figure
-    return draw(rows, kernel, f"Medians. {described(kernels.last)}")
+    return draw(rows, kernel, f"Medians. {kernels.source(rows)}")
 
 
 def bytes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
@@ -119,7 +119,7 @@ def shapes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
 def models_figure(models: Results) -> Figure:
     """Milliseconds over batch size, each provider's better mode; below, the best peer's time over ours."""
     providers = list(dict.fromkeys(row["provider"] for row in models.rows))
-    figure = new_figure(6.6, "Whole models, each provider at its best", f"Medians. {described(models.last)}")
+    figure = new_figure(6.6, "Whole models, each provider at its best", f"Medians. {models.source(models.rows)}")
     panels = figure.subplots(2, len(MODELS), sharex=True, height_ratios=(3, 2))
     figure.subplots_adjust(left=0.07, right=0.985, top=0.9, bottom=0.2, wspace=0.2, hspace=0.1)
     races = models.races()

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import geometric_mean
 
-from course.results import ROOT, Results, described, fastest, is_ours, is_peer, read, table
+from course.results import ROOT, Results, fastest, is_ours, is_peer, read, table
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- benchmarks: written by `python -m benchmarks readme` -->", "<!-- end of benchmarks -->"
@@ -114,7 +114,7 @@ def models_table(models: Results) -> str:
     note = (
         "Medians; the peer is the fastest of transformers, timm and torchvision, called as they are, through "
         "`torch.compile` in max-autotune and inside CUDA graphs, in turn with ours in one process. "
-        + "".join(text for mark, text in exceptions.items() if mark in marks) + f"{described(models.last)}."
+        + "".join(text for mark, text in exceptions.items() if mark in marks) + f"{models.source(models.rows)}."
     )  # fmt: skip
     return "\n".join([*lines, "", note])
 
@@ -148,7 +148,7 @@ def kernels_table(kernels: Results) -> str:
         line(title, against, by_time, lambda row, names=names: row["kernel"] in names)
     apart = sum(not race.one_run for race in races.values())
     note = f" In {apart} of {len(races)} cases the best peer was measured at another time." if apart else ""
-    return "\n".join([*lines, "", f"Above 1, ours is faster.{note} {described(kernels.last)}."])
+    return "\n".join([*lines, "", f"Above 1, ours is faster.{note} {kernels.source(kernels.rows)}."])
 
 
 def moved_mib(row: dict) -> float:

@@ -69,6 +69,10 @@ class Results:
         """The circumstances of the last run."""
         return self.runs[max(self.runs)]
 
+    def source(self, rows: Iterable[dict]) -> str:
+        """Where these of the rows are from, in a line: the runs that measured them."""
+        return described(*(self.runs[date] for date in sorted({row["measured"] for row in rows})))
+
     def key(self, row: dict) -> tuple:
         return tuple(row[column] for column in KEY[self.what])
 
@@ -189,10 +193,14 @@ def _said(*command: str) -> str:
         return "unknown"
 
 
-def described(run: dict) -> str:
-    """A run in one line, for a caption."""
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if version)
-    return f"{run['gpu']}, driver {run['driver']}, {versions}; commit {run['commit']}, {run['date'][:10]}"
+def described(*runs: dict) -> str:
+    """One or more runs in one line, for a caption: what they ran on, and the commits that they measured."""
+    machines, commits = {}, {}
+    for run in runs:
+        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if version)
+        machines[f"{run['gpu']}, driver {run['driver']}, {versions}"] = True
+        commits[f"{run['commit']}, {run['date'][:10]}"] = True
+    return f"{' and '.join(machines)}; commit {' and '.join(commits)}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

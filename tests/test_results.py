@@ -108,6 +108,15 @@ def test_described():
     assert results.described(RUN) == "NVIDIA X, driver 1.2, torch 2; commit abc, 2026-01-02"
 
 
+def test_every_commit_that_was_measured_is_named():
+    models = results.Results("models")
+    models.add([row("course", 2.0), row("timm", 2.5, "eager")], RUN)
+    models.add([row("course", 1.0)], {**LATER, "commit": "def"})
+    both = "NVIDIA X, driver 1.2, torch 2; commit abc, 2026-01-02 and def, " + LATER["date"][:10]
+    assert models.source(models.rows) == both
+    assert "abc" not in models.source(models.rows[:1])
+
+
 def test_table():
     text = results.table(("name", "ms"), [("a", "1.5"), ("bcdef", "10.25")])
     assert text == "name      ms\na        1.5\nbcdef  10.25"

@@ -65,7 +65,7 @@ def headed(figure: Figure, title: str, source: str) -> None:
     """Writes a title above, and where the figures are from below."""
     height = figure.get_figheight()
     figure.text(0.012, 1 - 0.3 / height, title, color=INK, fontsize=12, weight="bold")
-    figure.text(0.012, 0.1 / height, source, color=INK, fontsize=6.5)
+    caption(figure, source)
 
 
 def caption(figure: Figure, text: str) -> None:

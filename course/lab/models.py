@@ -106,14 +106,14 @@ def measured(model: str, dtype: str) -> Picture | Markdown:
     A provider's line is its faster mode, called as a function or replayed as a CUDA graph. Nothing is timed here.
     """
     stored = results.read("models")
+    rows = [row for row in stored.rows if (row["model"], row["dtype"]) == (model, dtype)]
     best: dict[tuple[str, int], float] = {}
-    for row in stored.rows:
-        if (row["model"], row["dtype"]) == (model, dtype):
-            key = row["provider"], row["batch"]
-            best[key] = min(row["median_ms"], best.get(key, float("inf")))
+    for row in rows:
+        key = row["provider"], row["batch"]
+        best[key] = min(row["median_ms"], best.get(key, float("inf")))
     if not best:
         return Markdown(f"*No result is stored for {model} in {dtype} yet: `python -m course bench models` on a GPU.*")
-    source = results.described(stored.last)
+    source = stored.source(rows)
     lines = [f"{provider}, batch {batch}: {ms:.3f} ms" for (provider, batch), ms in sorted(best.items())]
     figure = Picture(WIDTH, 4.4, "\n".join([*lines, source]))
     axes = figure.add_axes((0.09, 0.2, 0.89, 0.77))

@@ -4,7 +4,7 @@ import math
 from course import results
 from course.lab.display import COLOURS, INK, MARKERS, WIDTH, Markdown, Picture
 from course.lab.drawing import finish, grid, headed, legend
-from course.results import Results, described, is_ours
+from course.results import Results, is_ours
 
 
 def roofline(kernels: Results | None = None) -> Picture | Markdown:
@@ -21,7 +21,7 @@ def roofline(kernels: Results | None = None) -> Picture | Markdown:
     copy, most = limits["copy_gbps"] / 1e3, limits["half_tflops"]  # TB/s, TFLOP/s
     points = [(row["kernel"], 1e3 * row["tflops"] / row["gbps"], row["tflops"]) for row in ours]
     names = list(dict.fromkeys(name for name, _, _ in points))
-    source = f"Medians. {described(kernels.last)}"
+    source = f"Medians. {kernels.source(ours)}"
     figure = Picture(WIDTH, 6.4, "\n".join([*(told(name, points, copy, most) for name in names), source]))
     headed(figure, "Roofline: every kernel, every size", source)
     axes = figure.add_axes((0.085, 0.27, 0.895, 0.64))
