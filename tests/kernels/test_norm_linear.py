@@ -38,6 +38,10 @@ def layer(N, K, dtype):
 def check(x, folded, activation=None, eps=1e-5):
     got = norm_linear(x, row_statistics(x), *folded, eps, activation=activation)
     assert got.shape == (*x.shape[:-1], len(folded.weight)) and got.dtype == x.dtype and got.is_contiguous()
+    check_values(got, x, folded, activation, eps)
+
+
+def check_values(got, x, folded, activation=None, eps=1e-5):
     x, weight = x.double(), folded.weight.double()
     mean = x.mean(-1, keepdim=True)
     rstd = (x.var(-1, correction=0, keepdim=True) + eps).rsqrt()
@@ -168,3 +172,23 @@ def test_layers_of_a_transformer(rows, dtype, ieee):
     for K in (768, 3072):
         y, statistics = linear_with_statistics(normal((rows, K), dtype), normal((768, K), dtype), residual=x)
         check_statistics(statistics, y)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(2**25 + 5, 64), (2**30 + 5, 1)])  # the second has as many statistics
+@pytest.mark.usefixtures("whole_gpu")
+def test_statistics_of_more_than_2_31_elements(shape):
+    x = torch.empty(shape, dtype=torch.float16, device="cuda").normal_()
+    statistics = row_statistics(x)
+    for part in (slice(300), slice(-300, None)):
+        check_statistics(statistics[part], x[part])
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("whole_gpu")
+def test_more_than_2_31_elements():
+    x = torch.empty(2**25 + 5, 64, dtype=torch.float16, device="cuda").normal_()
+    folded, _ = layer(96, 64, x.dtype)
+    got = norm_linear(x, row_statistics(x), *folded)
+    for part in (slice(300), slice(-300, None)):
+        check_values(got[part], x[part], folded)
