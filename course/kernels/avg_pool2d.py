@@ -7,7 +7,8 @@ once, (N * C * H * W + N * C * out_h * out_w) * itemsize.
 
 Two kernels share the work. Where windows are short or overlap, a program computes a tile of outputs and takes the
 windows' elements one after the other, as max_pool2d does. Where they are long and apart, or differ in size
-(adaptive_avg_pool2d), the threads of a program read one window together, for some of the channels.
+(adaptive_avg_pool2d), the threads of a program read one window together, for some of the channels. Small whole
+images, one row after the other in memory, go to _row_means.
 """
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels._checks import check_tensors
+from course.kernels._row_means import has_short_rows, row_means
 from course.kernels._window import (
     block_sizes, cache_line, channels_innermost, check_pool, empty_images, output_blocks, output_tile, pair,
     pooled_size, tile_index, tile_pointers,
@@ -66,7 +68,7 @@ def window_length(start, end, size, counted):
 def window_mean_kernel(
     x_ptr, y_ptr, divisor, C, H, W, OUT_H, OUT_W, x_strides, y_strides,
     step_h, over_h, reach_h, padding_h, counted_h, step_w, over_w, reach_w, padding_w, counted_w,
-    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     n, h, w, c = tile_index(OUT_H, OUT_W, tl.cdiv(C, BLOCK_C))
     top = h.to(tl.int64) * step_h // over_h - padding_h
@@ -78,10 +80,11 @@ def window_mean_kernel(
 
     total = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for first_row in range(tl.maximum(top, 0), tl.minimum(bottom, H), BLOCK_H):
-        for first_col in range(tl.maximum(left, 0), tl.minimum(right, W), BLOCK_W):
+        last_col = tl.minimum(right, W)
+        for first_col in tl.range(tl.maximum(left, 0), last_col, BLOCK_W, loop_unroll_factor=UNROLL):
             row = first_row + element // BLOCK_W
             col = first_col + element % BLOCK_W
-            inside = (row < tl.minimum(bottom, H)) & (col < tl.minimum(right, W))
+            inside = (row < tl.minimum(bottom, H)) & (col < last_col)
             x = tl.load(tile_pointers(x_ptr, x_strides, n, row, col, channels),
                         mask=inside[:, None] & (channels < C)[None, :], other=0.0)  # fmt: skip
             total += x.to(tl.float32)
@@ -182,6 +185,8 @@ def _mean_of_images(x, y):
     """The mean of each channel of each image, as one row; where these are few, the row is cut into parts."""
     n, c, h, w = x.shape
     x = x.view(n, c, 1, h * w)
+    if has_short_rows(x):
+        return row_means(x, y)
     one, row = Windows(1, 1, 1), Windows(h * w, 1, h * w)
     programs = n * triton.cdiv(c, cache_line(x) if channels_innermost(x) else c)
     parts = min(4 * runtime.num_sms() // programs, triton.cdiv(h * w, PART))
@@ -206,8 +211,11 @@ def _window_blocks(x, n_windows, rows, cols):
     are many, a warp's threads lie along the channels, and each adds up whole windows on its own."""
     channels = x.shape[1]
     if not channels_innermost(x):
-        return block_sizes(TILE, 16, BLOCK_W=cols.length, BLOCK_H=rows.length, BLOCK_C=channels)
+        return {**block_sizes(TILE, 16, BLOCK_W=cols.length, BLOCK_H=rows.length, BLOCK_C=channels), "UNROLL": 1}
     if runtime.INTERPRET or n_windows * channels < 16 * runtime.num_sms() * cache_line(x):
-        return block_sizes(TILE, 64, BLOCK_C=min(channels, cache_line(x)), BLOCK_W=cols.length, BLOCK_H=rows.length)
-    run = 4 * cache_line(x)  # 16 bytes a thread
-    return block_sizes(16 * run, 16 * run // 32, BLOCK_C=min(channels, run), BLOCK_W=cols.length, BLOCK_H=rows.length)
+        sizes = dict(BLOCK_C=min(channels, cache_line(x)), BLOCK_W=cols.length, BLOCK_H=rows.length)
+        return {**block_sizes(TILE, 64, **sizes), "UNROLL": 1}
+    # 16 bytes a thread of each of four pixels, as a sum in float32 takes a register; four such tiles are under way
+    run = 4 * cache_line(x)
+    sizes = dict(BLOCK_C=min(channels, run), BLOCK_W=cols.length, BLOCK_H=rows.length)
+    return {**block_sizes(4 * run, 4 * run // 32, **sizes), "UNROLL": 4}

@@ -4,6 +4,7 @@ import torch
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from course import runtime
 from course.kernels import adaptive_avg_pool2d
 from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.images import LAYOUTS, images
@@ -38,6 +39,25 @@ def test_shapes(shape, size, dtype, device):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_few_large_images_are_cut_into_parts(layout, dtype, device):
     check(LAYOUTS[layout](torch.randn(1, 3, 293, 305, dtype=dtype, device=device)), 1)
+
+
+@pytest.mark.parametrize("shape", [
+    (3, 77, 7, 7), (1, 3, 5, 7), (130, 1, 6, 6), (2, 40, 3, 21), (3, 5, 8, 8), (2, 9, 5, 13),
+])  # fmt: skip
+def test_small_images_one_after_the_other(shape, dtype, device):
+    """7 x 7 elements in vectors of 8: rows begin and end in the middle of them, and so does the tensor."""
+    x = torch.randn(shape, dtype=dtype, device=device)
+    check(x, 1)
+    x[0, 0, -1, -1], x[-1, -1, 0, 0] = float("nan"), float("inf")  # these stay in their rows
+    check(x, 1)
+
+
+def test_many_windows_of_innermost_channels(dtype, device, monkeypatch):
+    """The tiles of a GPU, where each thread adds up whole windows: the interpreter takes larger ones."""
+    monkeypatch.setattr(runtime, "INTERPRET", False)
+    monkeypatch.setattr(runtime, "num_sms", lambda: 1)
+    check(torch.randn(8, 130, 7, 7, dtype=dtype, device=device).to(memory_format=torch.channels_last), 1)
+    check(torch.randn(1, 130, 9, 12, dtype=dtype, device=device).to(memory_format=torch.channels_last), (2, 5))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
