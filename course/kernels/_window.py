@@ -9,6 +9,7 @@ from torch._prims_common import suggest_memory_format
 from course import runtime
 
 THREADS = 256
+SMALL_TILE = 512
 VECTOR_BYTES = 16  # what each of them loads at once, and all that it has to load: more only takes registers
 INTERPRETER_TILE = 1 << 16  # the interpreter's time goes with the number of programs
 
@@ -79,7 +80,12 @@ def tile_index(h_tiles, w_tiles, c_tiles):
 
 @triton.jit
 def output_tile(n_channels, out_height, out_width, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr):
-    """This program's image, the row and the column of each of its BLOCK_H * BLOCK_W pixels, and its channels."""
+    """This program's image, the row and the column of each of its BLOCK_H * BLOCK_W pixels, and its channels.
+
+    Whoever calls this has the sizes as constexpr: a division by a constant is a multiplication, and the three of
+    `tile_index` are a third of a short window's instructions. The price is that the kernel is compiled for every size
+    of image, which takes about half a second.
+    """
     n, h, w, c = tile_index(tl.cdiv(out_height, BLOCK_H), tl.cdiv(out_width, BLOCK_W), tl.cdiv(n_channels, BLOCK_C))
     pixel = tl.arange(0, BLOCK_H * BLOCK_W)  # BLOCK_W is a power of two: no division
     return n, h * BLOCK_H + pixel // BLOCK_W, w * BLOCK_W + pixel % BLOCK_W, c * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -99,17 +105,16 @@ def output_blocks(y: torch.Tensor) -> tuple[tuple[int], dict[str, int]]:
     downwards too, and what they share stays in the L1 cache.
     """
     n, c, h, w = y.shape
-    # small outputs are cut finer, so that every multiprocessor gets some
-    vector = VECTOR_BYTES // y.element_size()
-    tile = min(max(triton.next_power_of_2(y.numel() // (4 * runtime.num_sms())), 512), THREADS * vector)
     if channels_innermost(y):
+        # small outputs are cut finer, so that every multiprocessor gets some
+        vector = VECTOR_BYTES // y.element_size()
+        share = max(triton.next_power_of_2(y.numel() // (4 * runtime.num_sms())), SMALL_TILE)
+        tile = min(share, THREADS * vector)
         run = min(triton.next_power_of_2(c), cache_line(y))
         side = triton.next_power_of_2(math.isqrt(tile // run) + 1) // 2  # rounded down
         blocks = block_sizes(tile, vector, BLOCK_C=run, BLOCK_H=min(h, side), BLOCK_W=w)
     else:
-        # some channels: they share their pixels' index arithmetic and masks
-        run = c if runtime.INTERPRET else min(c, 16)
-        blocks = block_sizes(tile, vector, BLOCK_W=min(w, 64), BLOCK_C=run, BLOCK_H=h)
+        blocks = block_sizes(SMALL_TILE, 4, BLOCK_W=min(w, 64), BLOCK_H=h, BLOCK_C=c)
     h_tiles, w_tiles = triton.cdiv(h, blocks["BLOCK_H"]), triton.cdiv(w, blocks["BLOCK_W"])
     return (n * h_tiles * w_tiles * triton.cdiv(c, blocks["BLOCK_C"]),), blocks
 

@@ -18,6 +18,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels._checks import check_tensors
+from course.kernels._early_start import early_start, let_next_start, wait_for_previous
 from course.kernels._row_means import has_short_rows, row_means
 from course.kernels._window import (
     block_sizes, cache_line, channels_innermost, check_pool, empty_images, output_blocks, output_tile, pair,
@@ -32,16 +33,20 @@ SHORT = 32  # elements of a window that one thread adds up
 
 @triton.jit
 def avg_pool2d_kernel(
-    x_ptr, y_ptr, C, H, W, OUT_H, OUT_W, x_strides, y_strides,
+    x_ptr, y_ptr,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, OUT_H: tl.constexpr, OUT_W: tl.constexpr,
+    x_strides, y_strides,
     stride_h, stride_w, padding_h, padding_w, counted_h, counted_w,
     KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr, UNROLL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     n, h, w, c = output_tile(C, OUT_H, OUT_W, BLOCK_H, BLOCK_W, BLOCK_C)
     top = h * stride_h - padding_h
     left = w * stride_w - padding_w
     first = tile_pointers(x_ptr, x_strides, n, top, left, c)
 
+    wait_for_previous(EARLY)
     total = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for element in tl.range(0, KERNEL_H * KERNEL_W, loop_unroll_factor=UNROLL):
         down = element // KERNEL_W
@@ -49,6 +54,7 @@ def avg_pool2d_kernel(
         inside = (top + down >= 0) & (top + down < H) & (left + right >= 0) & (left + right < W)
         away = down.to(tl.int64) * x_strides[2] + right.to(tl.int64) * x_strides[3]
         total += tl.load(first + away, mask=inside[:, None] & (c < C)[None, :], other=0.0).to(tl.float32)
+    let_next_start(EARLY)
 
     high = window_length(top, top + KERNEL_H, H, counted_h)
     wide = window_length(left, left + KERNEL_W, W, counted_w)
@@ -163,7 +169,8 @@ def average(x: torch.Tensor, y: torch.Tensor, rows: Windows, cols: Windows) -> t
         avg_pool2d_kernel[grid](
             images, means, *images.shape[1:], *means.shape[2:], images.stride(), means.stride(),
             rows.step, cols.step, rows.padding, cols.padding, rows.counted, cols.counted,
-            KERNEL_H=rows.length, KERNEL_W=cols.length, UNROLL=min(rows.length * cols.length, 16), **blocks,
+            KERNEL_H=rows.length, KERNEL_W=cols.length, UNROLL=min(rows.length * cols.length, 16),
+            **blocks, **early_start(),
         )  # fmt: skip
     elif means.shape[2:] == (1, 1) and _whole(rows, height) and _whole(cols, width) and _flat(images):
         _mean_of_images(images, means)

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from course.kernels._checks import check_tensors
+from course.kernels._early_start import early_start, let_next_start, wait_for_previous
 from course.kernels._window import (
     check_pool, empty_images, output_blocks, output_tile, pair, pooled_size, tile_pointers,
 )  # fmt: skip
@@ -22,10 +23,13 @@ from course.runtime import custom_op
 
 @triton.jit
 def max_pool2d_kernel(
-    x_ptr, y_ptr, C, H, W, OUT_H, OUT_W, x_strides, y_strides,
+    x_ptr, y_ptr,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, OUT_H: tl.constexpr, OUT_W: tl.constexpr,
+    x_strides, y_strides,
     stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w,
     KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr, UNROLL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     n, h, w, c = output_tile(C, OUT_H, OUT_W, BLOCK_H, BLOCK_W, BLOCK_C)
     top = h * stride_h - padding_h
@@ -33,6 +37,7 @@ def max_pool2d_kernel(
     # a window's first element, be it inside the image or not; the way from there to any other is the same for the tile
     first = tile_pointers(x_ptr, x_strides, n, top, left, c)
 
+    wait_for_previous(EARLY)
     y = tl.full((BLOCK_H * BLOCK_W, BLOCK_C), -float("inf"), tl.float32)
     for element in tl.range(0, KERNEL_H * KERNEL_W, loop_unroll_factor=UNROLL):
         down = element // KERNEL_W * dilation_h
@@ -41,6 +46,7 @@ def max_pool2d_kernel(
         away = down.to(tl.int64) * x_strides[2] + right.to(tl.int64) * x_strides[3]
         x = tl.load(first + away, mask=inside[:, None] & (c < C)[None, :], other=-float("inf"))
         y = tl.maximum(y, x.to(tl.float32), propagate_nan=tl.PropagateNan.ALL)
+    let_next_start(EARLY)
 
     inside = ((h < OUT_H) & (w < OUT_W))[:, None] & (c < C)[None, :]
     tl.store(tile_pointers(y_ptr, y_strides, n, h, w, c), y, mask=inside)
@@ -80,7 +86,7 @@ def _max_pool2d(
     grid, blocks = output_blocks(y)
     max_pool2d_kernel[grid](
         images, y, *images.shape[1:], *y.shape[2:], images.stride(), y.stride(), *stride, *padding, *dilation,
-        KERNEL_H=kernel[0], KERNEL_W=kernel[1], UNROLL=min(kernel[0] * kernel[1], 16), **blocks,
+        KERNEL_H=kernel[0], KERNEL_W=kernel[1], UNROLL=min(kernel[0] * kernel[1], 16), **blocks, **early_start(),
     )  # fmt: skip
     return out
 
