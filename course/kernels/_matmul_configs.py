@@ -14,6 +14,7 @@ TMA_TILES = [  # the same, and programs on a multiprocessor: of two, one multipl
     (128, 256, 8, 1), (256, 128, 8, 1), (128, 128, 8, 1), (128, 128, 4, 2), (128, 128, 8, 2), (64, 256, 4, 1),
     (128, 64, 4, 2), (64, 128, 4, 2),
 ]  # fmt: skip
+SPECIALISED_TILE = (192, 128)  # of three groups of warps, a fourth loads
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 STAGES = 4
 OFFERED = 12
@@ -21,12 +22,13 @@ SMALL = 2**24  # multiply-adds: below, measuring would take longer than it can s
 
 
 def matmul_configs(
-    M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, tma: bool, residual: bool
+    M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, tma: bool, specialised: bool, residual: bool
 ) -> list[triton.Config]:
     """Configurations for `batch` products of M x K by K x N, by their predicted time.
 
     Those with SPLIT_K are for the kernel that reads through pointers; where `tma` says that the copy engine
-    can read the operands, those with SLICES are for the kernel that uses it.
+    can read the operands, those with SLICES are for the kernel that uses it, and where `specialised` says so, those
+    with GROUPS for the one whose warps have tasks of their own.
     """
     if runtime.INTERPRET:  # its time goes with the number of programs
         block_m, block_n, block_k = (
@@ -42,9 +44,10 @@ def matmul_configs(
     steps = triton.cdiv(K, block_k)
     found = []
 
-    def cycles(block_m, block_n, programs, steps):
+    def cycles(block_m, block_n, programs, steps, barriers=100):
         # very roughly: a multiprocessor's share of the work, or the wait for memory of one program alone
-        step = 100 + max(block_m * block_n * block_k / products, (block_m + block_n) * block_k * dtype.itemsize / 48)
+        loads = (block_m + block_n) * block_k * dtype.itemsize
+        step = barriers + max(block_m * block_n * block_k / products, loads / 48)
         return max(triton.cdiv(programs, sms) * (steps * step + block_m * block_n / 16), steps * 250)
 
     for block_m, block_n, warps in FLOAT32_TILES if ieee else POINTER_TILES:
@@ -72,6 +75,13 @@ def matmul_configs(
         options = {**blocks, "PER_SM": per_sm, "AT_ONCE": tiles <= sms * per_sm}
         config = triton.Config(options, num_warps=warps, num_stages=stages)
         found.append((cycles(block_m, block_n, tiles, steps), config))
+
+    if specialised:
+        block_m, block_n = SPECIALISED_TILE
+        tiles = triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
+        blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 2, "GROUPS": 3}
+        config = triton.Config(blocks, num_warps=4, num_stages=STAGES)
+        found.append((cycles(block_m, block_n, tiles, steps, barriers=0), config))
 
     found = [config for _, config in sorted(found, key=lambda entry: entry[0])]
     return found[:1] if batch * M * N * K < SMALL else found[:OFFERED]

@@ -21,6 +21,7 @@ from course.kernels._checks import check_tensors
 from course.kernels._dot import dot, matmul_precision
 from course.kernels._early_start import early_start, fetch_ahead, wait_for_previous
 from course.kernels._matmul_configs import matmul_configs
+from course.kernels._matmul_specialised import matmul_specialised, specialised_takes
 from course.kernels._matmul_split_k import sum_parts
 from course.kernels._matmul_tile import Norm, Product, finish, grouped_tile
 from course.kernels._matmul_tma import matmul_tma, tma_reads
@@ -142,7 +143,8 @@ def multiply(
         return
     p = _product(a, b, out, bias, residual, activation)._replace(ahead=ahead, norm=norm, statistics=statistics)
     batch, tma = out.numel() // (p.M * p.N), tma_reads(p)
-    configs = matmul_configs(p.M, p.N, p.K, batch, out.dtype, p.precision, tma, residual is not None)
+    specialised = tma and specialised_takes(p)
+    configs = matmul_configs(p.M, p.N, p.K, batch, out.dtype, p.precision, tma, specialised, residual is not None)
     # products with about as many rows share a choice; n and t (transposed) are BLAS's names, s stands for other strides
     rows, matrices = triton.next_power_of_2(p.M), triton.next_power_of_2(batch)
     layout = "".join("n" if col == 1 else "t" if row == 1 else "s" for row, col in (p.a_strides, p.b_strides))
@@ -151,7 +153,9 @@ def multiply(
            *["norm"] * (norm is not None), *["statistics"] * (statistics is not None))  # fmt: skip
 
     def launch(config):
-        if "SLICES" in config.kwargs:
+        if "GROUPS" in config.kwargs:
+            matmul_specialised(p, config)
+        elif "SLICES" in config.kwargs:
             matmul_tma(p, config)
         else:
             matmul_pointers(p, config)

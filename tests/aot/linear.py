@@ -15,5 +15,7 @@ def cases(dtype):
     yield "ahead, through pointers", lambda: linear(x[:, :1023], weight[:, :1023], ahead=weight)
     few = x.view(128, -1), weight.view(128, -1), bias[:128]
     yield "few rows, long sums", lambda: linear(*few, activation="gelu", residual=residual[:128, :128])
+    many = torch.empty(12608, 128, dtype=dtype), weight[:768, :128], bias[:768]
+    yield "many rows", lambda: linear(*many, residual=torch.empty(12608, 768, dtype=dtype), ahead=weight)
     if dtype == torch.float32:
         yield "tf32", lambda: with_tf32(lambda: linear(x, weight, bias, activation="gelu", residual=residual))

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from course.kernels import linear
 from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
-from tests.kernels.test_matmul import needs_tma, normal, pointers, rounding, tf32, tma, use  # noqa: F401  a fixture
+from tests.kernels.test_matmul import (
+    needs_hopper, needs_tma, normal, pointers, rounding, specialised, tf32, tma, use,  # noqa: F401  a fixture
+)  # fmt: skip
 
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda y: F.gelu(y, approximate="tanh")}
 
@@ -95,15 +97,34 @@ def test_residual_is_the_input(device):
 @pytest.mark.parametrize("activation, with_residual", [(None, True), ("gelu", False), ("gelu_tanh", True)])
 @pytest.mark.parametrize("path", [
     "pointers", "split", pytest.param("tma", marks=needs_tma), pytest.param("tma at once", marks=needs_tma),
+    pytest.param("specialised", marks=needs_hopper),
 ])  # fmt: skip
 def test_every_path(path, activation, with_residual, dtype, monkeypatch, tf32):  # noqa: F811
     slices = 4 if with_residual else 1
-    configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(slices), "tma at once": tma(slices, True)}
+    configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(slices), "tma at once": tma(slices, True),
+               "specialised": specialised()}  # fmt: skip
     used = use(monkeypatch, configs[path], pointers())
     x, weight, bias = normal((2, 75, 200), dtype), normal((136, 200), dtype), normal(136, dtype)
     residual = normal((2, 75, 136), dtype) if with_residual else None
     check(x, weight, bias, activation, residual)
+    check(x, weight, bias[:1].expand(136), activation, residual)
     assert ("SLICES" in used[0].kwargs) == path.startswith("tma")
+    assert ("GROUPS" in used[0].kwargs) == (path == "specialised" and dtype != torch.float32)
+
+
+@needs_hopper
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_specialised_warps_with_many_tiles(activation, dtype, monkeypatch):
+    """Several tiles for each program: a tile's residual takes the place of what is being stored of the one before."""
+    used = use(monkeypatch, specialised())
+    x, weight, bias = normal((7000, 200), dtype), normal((1032, 200), dtype), normal(1032, dtype)
+    residual, following = normal((7000, 1032), dtype), normal((300, 65), dtype)
+    check(x, weight, bias, activation, residual)
+    check(x, weight, bias, activation)
+    check(x, weight, None, activation, residual)
+    assert torch.equal(linear(x, weight, ahead=following), linear(x, weight))
+    assert all("GROUPS" in config.kwargs for config in used)
 
 
 @needs_tma

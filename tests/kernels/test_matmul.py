@@ -46,8 +46,9 @@ def use(monkeypatch, *configs):
     """From here on the first of `configs` that can be used for a product is."""
     used = []
 
-    def offered(M, N, K, batch, dtype, precision, tma, residual):
-        used.append(next(c for c in configs if tma or "SLICES" not in c.kwargs))
+    def offered(M, N, K, batch, dtype, precision, tma, specialised, residual):
+        able = {"SLICES": tma, "GROUPS": specialised}
+        used.append(next(c for c in configs if all(able.get(option, True) for option in c.kwargs)))
         return used[-1:]
 
     monkeypatch.setattr(MODULE, "matmul_configs", offered)
@@ -68,7 +69,13 @@ def tma(slices=2, at_once=False):
     return triton.Config(blocks, num_warps=4, num_stages=3)
 
 
+def specialised():
+    blocks = {"BLOCK_M": 192, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 2, "GROUPS": 3}
+    return triton.Config(blocks, num_warps=4, num_stages=4)
+
+
 needs_tma = pytest.mark.skipif(not INTERPRET and runtime.capability() not in ((9, 0), (10, 0)), reason="needs TMA")
+needs_hopper = pytest.mark.skipif(INTERPRET or runtime.capability() != (9, 0), reason="needs Hopper, uninterpreted")
 
 
 @pytest.mark.parametrize("a_shape, b_shape", [
@@ -136,6 +143,20 @@ def test_through_the_copy_engine(M, N, K, a_rows, b_rows, dtype, monkeypatch, tf
     assert ("SLICES" in used[0].kwargs) == (dtype != torch.float32 or k_innermost)
 
 
+@needs_hopper
+@pytest.mark.parametrize("M, N, K", [(300, 136, 200), (64, 64, 32), (17, 8, 8), (5000, 1000, 328), (6000, 768, 3072)])
+def test_through_specialised_warps(M, N, K, dtype, monkeypatch):
+    """Groups without a row, edges in each direction, fewer steps than stages, more tiles than multiprocessors."""
+    used = use(monkeypatch, specialised(), pointers())
+    a, b = normal((M, K), dtype), normal((N, K), dtype).T
+    assert torch.equal(check(a, b), matmul(a, b))
+    assert ("GROUPS" in used[0].kwargs) == (dtype != torch.float32)
+    used.clear()
+    check(a, b.contiguous())  # not as a linear layer has them
+    check(a.T.contiguous().T, b)
+    assert not any("GROUPS" in config.kwargs for config in used)
+
+
 @needs_tma
 def test_what_the_copy_engine_cannot_read(dtype, monkeypatch):
     used = use(monkeypatch, tma(), pointers())
@@ -146,14 +167,18 @@ def test_what_the_copy_engine_cannot_read(dtype, monkeypatch):
     assert not any("SLICES" in config.kwargs for config in used)
 
 
-@pytest.mark.parametrize("path", ["pointers", "split", pytest.param("tma", marks=needs_tma)])
+@pytest.mark.parametrize("path", [
+    "pointers", "split", pytest.param("tma", marks=needs_tma), pytest.param("specialised", marks=needs_hopper),
+])  # fmt: skip
 def test_integers_come_out_exactly(path, dtype, device, monkeypatch, tf32):
-    used = use(monkeypatch, {"pointers": pointers(), "split": pointers(3), "tma": tma()}[path], pointers())
+    configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(), "specialised": specialised()}
+    used = use(monkeypatch, configs[path], pointers())
     a = torch.randint(-4, 5, (200, 264), device=device)
     b = torch.randint(-1, 2, (264, 136), device=device) * (torch.rand(264, 136, device=device) < 0.1)  # sums under 256
     got = matmul(a.to(dtype), b.T.contiguous().T.to(dtype))
     assert torch.equal(got.cpu().long(), a.cpu() @ b.cpu())
     assert ("SLICES" in used[0].kwargs) == (path == "tma")
+    assert ("GROUPS" in used[0].kwargs) == (path == "specialised" and dtype != torch.float32)
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -186,9 +211,11 @@ def test_offered_configurations(dtype, monkeypatch):
         monkeypatch.setattr(runtime, "capability", lambda capability=capability: capability)
         for precision in ("ieee", "tf32"):
             for size in ((8192, 8192, 8192), (50432, 768, 3072), (197, 768, 768), (1, 2000, 16384)):
-                offered = matmul_configs(*size, 1, dtype, precision, capability >= (9, 0), False)
+                on_hopper = capability == (9, 0) and dtype != torch.float32
+                offered = matmul_configs(*size, 1, dtype, precision, capability >= (9, 0), on_hopper, False)
                 assert 1 < len(offered) <= OFFERED and len(set(map(str, offered))) == len(offered)
-            assert len(matmul_configs(197, 10, 768, 1, dtype, precision, False, False)) == 1  # nobody waits for it
+            # nobody waits for it
+            assert len(matmul_configs(197, 10, 768, 1, dtype, precision, False, False, False)) == 1
 
 
 @one_dtype
@@ -258,6 +285,15 @@ def test_in_a_cuda_graph():
     a.copy_(normal((197, 3072)))
     graph.replay()
     assert torch.equal(got, matmul(a, b))
+
+
+@needs_hopper
+@pytest.mark.usefixtures("whole_gpu")
+def test_specialised_warps_with_more_than_2_31_elements(monkeypatch):
+    used = use(monkeypatch, specialised(), pointers())
+    rows, weight = normal((2**25 + 200, 64), torch.float16), normal((72, 64), torch.float16)
+    torch.testing.assert_close(matmul(rows, weight.T)[-300:], matmul(rows[-300:], weight.T))  # in a and in the result
+    assert all("GROUPS" in config.kwargs for config in used)
 
 
 @pytest.mark.gpu
