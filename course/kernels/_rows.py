@@ -18,9 +18,9 @@ from course.kernels._pointwise import walk
 from course.runtime import INTERPRET
 
 VECTOR_BYTES = 16  # the most that a thread loads at once
-FULL_SM = 1024  # threads that keep a multiprocessor busy
-MAX_WARPS = 16
+FULL_SM = 512  # threads that keep a multiprocessor busy
 LONG_TILE = 1 << 13  # elements taken at a time of a row longer than one block: two float32 are kept for each
+LONG_WARPS = 16
 RUN_BYTES = 64  # at least, read from one place where rows cross memory
 TURN_BYTES = 1 << 16  # shared memory of the smallest GPU, where a tile is turned that is written along its other side
 
@@ -105,12 +105,14 @@ def _plan(shape, x_strides, y_strides, first, last, itemsize, limit, per_thread)
     share = power(math.prod(shape) // (FULL_SM * runtime.num_sms()))
     warp = 32 * min(max(share, vector), per_thread * vector)  # elements in the registers of one warp
     least = min(power(n_rows), RUN_BYTES // itemsize) if 1 in (x_steps[1], y_steps[1]) else 1
-    limit = min(limit, TURN_BYTES // itemsize)
+    if x_steps[2] != 1 or y_steps[2] != 1:
+        limit = min(limit, TURN_BYTES // itemsize)
     one_block = least * power(n_cols) <= limit
     block_n = power(n_cols) if one_block else LONG_TILE // least
     most = limit if INTERPRET else warp  # the interpreter's time goes with the number of programs
     block_m = max(least, min(power(n_rows), most // block_n))
-    num_warps = min(max(block_m * block_n // warp, 1), MAX_WARPS) if one_block else MAX_WARPS
+    most_warps = 32 if runtime.capability() > (0, 0) else 16  # 1,024 threads; AMD's warps have 64
+    num_warps = min(max(block_m * block_n // warp, 1), most_warps) if one_block else LONG_WARPS
 
     def align(run, *lengths):
         """How many elements, a vector's at most, divide the place and the length of every run along dimension `run`."""

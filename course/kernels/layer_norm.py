@@ -19,7 +19,7 @@ from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._rows import find_rows, first_row, tile_mask, tile_offsets
 from course.runtime import custom_op
 
-ONE_BLOCK = 1 << 14  # elements that one program holds in registers, weight and bias beside them
+ONE_BLOCK = 1 << 15  # elements that one program holds in registers
 
 
 @triton.jit
@@ -32,13 +32,18 @@ def layer_norm_kernel(
     inside = tile_mask(row, 0, n_rows, n_cols, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
     x_offs = tile_offsets(batch, row, 0, x_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
     x = tl.load(x_ptr + x_offs, mask=inside, other=0.0).to(tl.float32)
-    # asked for now, they come while the sums are made
-    weight, bias = load_affine(weight_ptr, bias_ptr, 0, n_cols, ALIGN_N, BLOCK_N)
+    # asked for now, weight and bias come while the sums are made; beside a long row there are no registers for them
+    LATE: tl.constexpr = BLOCK_N > 16384
+    if not LATE:
+        weight, bias = load_affine(weight_ptr, bias_ptr, 0, n_cols, ALIGN_N, BLOCK_N)
     # rounded correctly, as `/` is not on a GPU: a row of equal numbers is its mean, and comes out as zeros
     mean = tl.div_rn(tl.sum(x, axis=1, keep_dims=True), tl.cast(n_cols, tl.float32))
     centred = tl.where(inside, x - mean, 0.0)  # the padding would add mean**2
     variance = tl.sum(centred * centred, axis=1, keep_dims=True) / n_cols
-    y = centred * tl.rsqrt(variance + eps) * weight + bias
+    rstd = tl.rsqrt(variance + eps)
+    if LATE:
+        weight, bias = load_affine(weight_ptr, bias_ptr, 0, n_cols, ALIGN_N, BLOCK_N)
+    y = centred * rstd * weight + bias
     y_offs = tile_offsets(batch, row, 0, y_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
     tl.store(y_ptr + y_offs, y, mask=inside)
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from course import runtime
 from course.kernels import _rows
 from tests.kernels.test_layer_norm import check as check_layer_norm
 from tests.kernels.test_softmax import check as check_softmax
@@ -43,3 +44,23 @@ def test_every_run_begins_at_a_multiple_of_its_alignment(device):
                     for strides in (rows.x_strides, rows.y_strides):
                         if strides[side] == 1:
                             assert all(s % align == 0 for d, s in enumerate(strides) if d != side)
+
+
+def test_long_rows_stay_in_one_block_unless_they_are_turned(device):
+    """Turning takes shared memory, of which the smallest GPU has 64 KiB."""
+    for dtype in (torch.float16, torch.float32):
+        limit = 2**17 // dtype.itemsize
+        x = torch.empty(4, limit, dtype=dtype, device=device)
+        assert _rows.find_rows(x, torch.empty_like(x), 1, 2, limit, per_thread=4)[1].one_block
+        x = torch.empty(2048, 64, dtype=dtype, device=device).T
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        tile = _rows.find_rows(x, y, 1, 2, limit, per_thread=4)[1].tile
+        assert tile["BLOCK_M"] * tile["BLOCK_N"] * dtype.itemsize <= 2**16
+
+
+@pytest.mark.parametrize("capability, warps", [((9, 0), 32), ((0, 0), 16)])
+def test_no_program_has_more_threads_than_a_gpu_runs(capability, warps, device, monkeypatch):
+    """1,024 of them: in warps of 32 by NVIDIA, of 64 by AMD."""
+    monkeypatch.setattr(runtime, "capability", lambda: capability)
+    x = torch.empty(1, 2**15, device=device)
+    assert _rows.find_rows(x, torch.empty_like(x), 1, 2, 2**15, per_thread=8)[1].tile["num_warps"] == warps

@@ -28,7 +28,8 @@ def test_row_lengths(cols, dtype, device):
 
 
 @pytest.mark.parametrize("shape, dim", [
-    ((3, 32_768), 1), ((3, 32_769), 1), ((2, 70_001), 1), ((40_000, 3), 0), ((2, 2500, 33), 1), ((150_000,), 0),
+    ((3, 32_768), 1), ((3, 32_769), 1), ((3, 65_536), 1), ((3, 65_537), 1), ((40_000, 3), 0), ((2, 2500, 33), 1),
+    ((150_000,), 0),
 ])  # fmt: skip
 def test_rows_longer_than_a_block(shape, dim, dtype, device):
     check(3 * torch.randn(shape, dtype=dtype, device=device), dim)
