@@ -195,11 +195,12 @@ def test_figures_in_prose_are_the_measured_ones(name):
 
 
 def test_the_lint_itself_finds_what_it_looks_for():
-    copy = "@triton.jit\ndef mine(p, q, r, n, F: tl.constexpr, B: tl.constexpr):\n" + "\n".join(
+    copy = "@triton.jit\ndef mine(p, q, r, n, F: tl.constexpr, B: tl.constexpr, E: tl.constexpr=False):\n" + "\n".join(
         re.sub(r"\bx_ptr\b", "p", line) for line in [
             "    o = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)", "    m = o < n",
-            "    x = tl.load(x_ptr + o, mask=m).to(tl.float32)", "    if q is None:", "        z = F(x)", "    else:",
-            "        z = F(x, tl.load(q + o, mask=m).to(tl.float32))", "    tl.store(r + o, z, mask=m)",
+            "    wait_for_previous(E)", "    x = tl.load(x_ptr + o, mask=m).to(tl.float32)", "    if q is None:",
+            "        z = F(x)", "    else:", "        z = F(x, tl.load(q + o, mask=m).to(tl.float32))",
+            "    let_next_start(E)", "    tl.store(r + o, z, mask=m)",
         ]
     )  # fmt: skip
     notebook = new_notebook(cells=[

@@ -7,11 +7,11 @@ the first has finished and its results are visible (CUDA C++ Programming Guide, 
 
 The first may also say itself when that is, with `gdc_launch_dependents`: the second is launched when each of its
 programs has said so or ended. What it stores after that is as safe as what it stored before: `gdc_wait` does not ask
-for the signal, it waits until the whole grid has finished. Sent after their last load, it made pools over a megabyte
-or two up to a third faster on an H200. It costs something, though: about 1.3 nanoseconds a program, one after the
-other, so that a program should move 8 KiB or so. And sent by the layer norms alone, it made a ViT 5 % slower at
-batches 1 and 8. The likely reason: the programs of the second kernel then take what room the first one leaves, two on
-one multiprocessor and none on another, and stay there. So the layer norms leave it out.
+for the signal, it waits until the whole grid has finished. Sent after their last load, it made elementwise kernels,
+pools and batch norms over a megabyte or two up to a third faster on an H200. It costs something, though: about 1.3
+nanoseconds a program, one after the other, so that a program should move 8 KiB or so. And sent by the layer norms
+alone, it made a ViT 5 % slower at batches 1 and 8. The likely reason: the programs of the second kernel then take what
+room the first one leaves, two on one multiprocessor and none on another, and stay there. So those leave it out.
 """
 import triton
 import triton.language as tl

@@ -15,6 +15,7 @@ from torch._prims_common import suggest_memory_format
 from course.kernels._batch_statistics import batch_statistics
 from course.kernels._channels import find_tiles, tile_offsets, tile_positions, within
 from course.kernels._checks import check_tensors
+from course.kernels._early_start import early_start, let_next_start, wait_for_previous
 from course.runtime import custom_op
 
 
@@ -23,6 +24,7 @@ def batch_norm_kernel(
     x_ptr, y_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, eps,
     C, sizes, x_strides, x_stride_c, y_strides, y_stride_c,
     BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, ALIGN_L: tl.constexpr, ALIGN_C: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     c_tiles = tl.cdiv(C, BLOCK_C)
     row, positions = tile_positions(tl.program_id(0) // c_tiles, sizes, BLOCK_L)
@@ -30,6 +32,7 @@ def batch_norm_kernel(
     inside_c = within(channels, C, ALIGN_C)
     inside = within(positions, sizes[len(sizes) - 1], ALIGN_L)[:, None] & inside_c[None, :]
 
+    wait_for_previous(EARLY)
     x_offs = tile_offsets(row, positions, channels, sizes, x_strides, x_stride_c, ALIGN_L, ALIGN_C)
     x = tl.load(x_ptr + x_offs, mask=inside).to(tl.float32)
     mean = tl.load(mean_ptr + channels, mask=inside_c).to(tl.float32)
@@ -39,6 +42,7 @@ def batch_norm_kernel(
     y = (x - mean[None, :]) * scale[None, :]  # the mean first: as x * scale - mean * scale it would cancel
     if bias_ptr is not None:
         y += tl.load(bias_ptr + channels, mask=inside_c).to(tl.float32)[None, :]
+    let_next_start(EARLY)
     y_offs = tile_offsets(row, positions, channels, sizes, y_strides, y_stride_c, ALIGN_L, ALIGN_C)
     tl.store(y_ptr + y_offs, y, mask=inside)
 
@@ -137,5 +141,5 @@ def _normalise(x, y, mean, var, weight, bias, eps):
     mean, var, weight, bias = (t if t is None else t.contiguous() for t in (mean, var, weight, bias))
     batch_norm_kernel[(tiles.n_positions * tiles.n_channels,)](
         x, y, mean, var, weight, bias, eps,
-        x.shape[1], tiles.sizes, x_strides, x.stride(1), y_strides, y.stride(1), **tiles.blocks,
+        x.shape[1], tiles.sizes, x_strides, x.stride(1), y_strides, y.stride(1), **tiles.blocks, **early_start(),
     )  # fmt: skip
