@@ -26,9 +26,9 @@ def matmul_configs(
 ) -> list[triton.Config]:
     """Configurations for `batch` products of M x K by K x N, by their predicted time.
 
-    Those with SPLIT_K are for the kernel that reads through pointers; where `tma` says that the copy engine
-    can read the operands, those with SLICES are for the kernel that uses it, and where `specialised` says so, those
-    with GROUPS for the one whose warps have tasks of their own.
+    Where `tma` says that the copy engine can read the operands, those with SLICES are for the kernel that uses it, and
+    where `specialised` says so, those with GROUPS for the one whose warps have tasks of their own; the others read
+    through pointers.
     """
     if runtime.INTERPRET:  # its time goes with the number of programs
         block_m, block_n, block_k = (
@@ -50,6 +50,9 @@ def matmul_configs(
         step = barriers + max(block_m * block_n * block_k / products, loads / 48)
         return max(triton.cdiv(programs, sms) * (steps * step + block_m * block_n / 16), steps * 250)
 
+    def parts_cost(split):
+        return 0 if split == 1 else 4000 + 8 * split * M * N / (48 * sms)  # another launch, written and read again
+
     for block_m, block_n, warps in FLOAT32_TILES if ieee else POINTER_TILES:
         tiles = batch * triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
         stages = min(STAGES, memory // ((block_m + block_n) * block_k * dtype.itemsize))
@@ -58,8 +61,7 @@ def matmul_configs(
             # split the sums only where the tiles alone leave multiprocessors idle, and into parts worth a program
             if stages < 2 or split > 1 and (batch > 1 or tiles * split > 2 * sms or steps < 4 * split):
                 continue
-            parts = 0 if split == 1 else 4000 + 8 * split * M * N / (48 * sms)  # another launch, written and read again
-            cost = 2000 + parts + cycles(block_m, block_n, tiles * split, triton.cdiv(steps, split))
+            cost = 2000 + parts_cost(split) + cycles(block_m, block_n, tiles * split, triton.cdiv(steps, split))
             splits.append((cost, _pointers(block_m, block_n, block_k, split, warps, stages)))
         found += sorted(splits, key=lambda entry: entry[0])[:2]
 
@@ -75,6 +77,14 @@ def matmul_configs(
         options = {**blocks, "PER_SM": per_sm, "AT_ONCE": tiles <= sms * per_sm}
         config = triton.Config(options, num_warps=warps, num_stages=stages)
         found.append((cycles(block_m, block_n, tiles, steps), config))
+        split = max(s for s in SPLITS if s == 1 or tiles * s <= sms and steps >= 4 * s)
+        if split > 1:
+            finished = block_m * block_n * 4  # parts are float32
+            slices = min(triton.next_power_of_2(triton.cdiv(finished * per_sm, 2**15)), block_n // PART.value)
+            options = {**options, "SLICES": slices, "SPLIT_K": split}
+            config = triton.Config(options, num_warps=warps, num_stages=stages)
+            cost = parts_cost(split) + cycles(block_m, block_n, tiles * split, triton.cdiv(steps, split))
+            found.append((cost, config))
 
     if specialised:
         block_m, block_n = SPECIALISED_TILE

@@ -22,8 +22,8 @@ BLOCK_M, BLOCK_N = (128, 256) if INTERPRET else (8, 128)  # the interpreter's ti
 
 @triton.jit
 def sum_parts_kernel(
-    parts_ptr, out_ptr, bias_ptr, residual_ptr, M, N, K, bias_stride, residual_strides, norm, statistics_ptr,
-    NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, SPLIT_K: tl.constexpr, ACTIVATION: tl.constexpr,
+    parts_ptr, stride_part, out_ptr, bias_ptr, residual_ptr, M, N, K, bias_stride, residual_strides, norm,
+    statistics_ptr, NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, SPLIT_K: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(EARLY)
@@ -35,15 +35,16 @@ def sum_parts_kernel(
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for _ in range(SPLIT_K):
         acc += tl.load(part_ptrs, mask=inside)
-        part_ptrs += tl.cast(M, tl.int64) * N
+        part_ptrs += tl.cast(stride_part, tl.int64)
     finish(acc, out_ptr, bias_ptr, residual_ptr, tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N, M, N, K,
            bias_stride, residual_strides, norm, statistics_ptr, NORM_PARTS, PARTS, ACTIVATION)  # fmt: skip
 
 
 def sum_parts(p: Product, parts: torch.Tensor) -> None:
-    """Writes the sum of `parts` (SPLIT_K, M, N), finished, to `p.out`."""
+    """Writes the sum of `parts` (SPLIT_K, M or more, N), finished, to `p.out`."""
     sum_parts_kernel[(triton.cdiv(p.M, BLOCK_M), triton.cdiv(p.N, BLOCK_N))](
-        parts, p.out, p.bias, p.residual, p.M, p.N, p.K, p.bias_stride, p.residual_strides, **p.normalising,
+        parts, parts.stride(0), p.out, p.bias, p.residual, p.M, p.N, p.K, p.bias_stride, p.residual_strides,
+        **p.normalising,
         SPLIT_K=parts.shape[0], ACTIVATION=epilogue(p.activation, p.out.dtype), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N,
         **early_start(),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from course.kernels._row_statistics import load_mean_and_rstd, number_of_parts, store_statistics
+from course.kernels._row_statistics import load_statistics, mean_and_rstd, number_of_parts, store_statistics
 
 
 class Norm(NamedTuple):
@@ -50,6 +50,11 @@ class Product(NamedTuple):
     norm: Norm | None
     statistics: torch.Tensor | None
 
+    def part_of_sum(self, split: int, rows: int) -> "Product":
+        """This product where `split` programs share a sum: to (split, rows, N), the rest waits for the sum of parts."""
+        parts = self.out.new_empty(split, rows, self.N, dtype=torch.float32)
+        return self._replace(out=parts, bias=None, residual=None, activation=None, norm=None, statistics=None)
+
     @property
     def normalising(self) -> dict:
         """What the kernels take for `norm` and `statistics`."""
@@ -89,7 +94,8 @@ def finish(
     offs_m = first_m + tl.arange(0, acc.shape[0])
     offs_n = first_n + tl.arange(0, acc.shape[1])
     if norm is not None:
-        row_norms = load_mean_and_rstd(norm[0], norm[1], offs_m, M, K, norm[3], NORM_PARTS)
+        means, squares = load_statistics(norm[0], norm[1], offs_m, M, K, NORM_PARTS)
+        row_norms = mean_and_rstd(means, squares, K, norm[3])
         acc = normalise(acc, row_norms, tl.load(norm[2] + offs_n, mask=offs_n < N))
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + offs_n * bias_stride, mask=offs_n < N)

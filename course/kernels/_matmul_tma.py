@@ -6,7 +6,10 @@ have nothing to do but multiply. The loop over tiles and the loop over K are fla
 the next tile are under way while this tile is finished and stored.
 
 A tile is finished slice by slice. With AT_ONCE all that this takes from memory is asked for before the first slice; it
-fills registers, but otherwise every slice waits for its own.
+fills registers, but otherwise every slice waits for its own. A program that has ONE_TILE asks for it before the first
+product, and has it when the last one is done.
+
+Where tiles are few and sums long, SPLIT_K programs share a tile, and `_matmul_split_k` adds their parts.
 
 The copy engine takes matrices whose rows (or columns) start at multiples of 16 bytes: `tma_reads` says whether
 all those of a product do.
@@ -20,8 +23,9 @@ from course import runtime
 from course.kernels._activation import epilogue
 from course.kernels._dot import dot
 from course.kernels._early_start import early_start, fetch_ahead, wait_for_previous
+from course.kernels._matmul_split_k import sum_parts
 from course.kernels._matmul_tile import Product, grouped_tile, normalise
-from course.kernels._row_statistics import load_mean_and_rstd, store_statistics
+from course.kernels._row_statistics import load_statistics, mean_and_rstd, store_statistics
 
 
 @triton.jit
@@ -30,41 +34,86 @@ def matmul_tma_kernel(
     norm, statistics_ptr, NORM_PARTS: tl.constexpr, PARTS: tl.constexpr, A_ROWS_FIRST: tl.constexpr,
     B_ROWS_FIRST: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, SLICES: tl.constexpr, EARLY: tl.constexpr,
-    AT_ONCE: tl.constexpr = False,
+    AT_ONCE: tl.constexpr = False, ONE_TILE: tl.constexpr = False, SPLIT_K: tl.constexpr = 1,
 ):  # fmt: skip
     fetch_ahead(ahead_ptr, ahead_size, EARLY)
     wait_for_previous(EARLY)
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     programs = tl.num_programs(0)
-    finished = tl.program_id(0) - programs  # counted apart from `tile`, which the flattened loop runs ahead
-    for tile in tl.range(tl.program_id(0), tiles, programs, flatten=True):
-        tile_m, tile_n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
-        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        for k in range(tl.cdiv(K, BLOCK_K)):
-            if A_ROWS_FIRST:
-                a = a_desc.load([tile_m * BLOCK_M, k * BLOCK_K])
-            else:
-                a = a_desc.load([k * BLOCK_K, tile_m * BLOCK_M]).T
-            if B_ROWS_FIRST:
-                b = b_desc.load([k * BLOCK_K, tile_n * BLOCK_N])
-            else:
-                b = b_desc.load([tile_n * BLOCK_N, k * BLOCK_K]).T
-            acc = dot(a, b, acc, PRECISION)
-
-        finished += programs
-        tile_m, tile_n = grouped_tile(finished, M, N, BLOCK_M, BLOCK_N, GROUP_M)
-        offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-        row_norms = ()
-        if norm is not None:  # first of all: many registers, and few once they are summed
-            row_norms = load_mean_and_rstd(norm[0], norm[1], offs_m, M, K, norm[3], NORM_PARTS)
+    if ONE_TILE and AT_ONCE:
+        tile_m, tile_n = grouped_tile(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
         row, col = tile_m * BLOCK_M, tile_n * BLOCK_N
-        slices = ()
-        if AT_ONCE:
-            for i in tl.static_range(SLICES):
-                slices += (load_slice(norm, bias_ptr, residual, row, col + i * (BLOCK_N // SLICES), M, N, bias_stride,
-                                      residual_strides, BLOCK_M, BLOCK_N // SLICES, AT_ONCE),)  # fmt: skip
+        if norm is not None:
+            means, squares = load_statistics(norm[0], norm[1], row + tl.arange(0, BLOCK_M), M, K, NORM_PARTS)
+        slices = load_slices(norm, bias_ptr, residual, row, col, M, N, bias_stride, residual_strides, BLOCK_M, BLOCK_N,
+                             SLICES)  # fmt: skip
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        # this program's part of the sum: at least one step, or ptxas runs the products one by one
+        steps = tl.maximum(tl.cdiv(K, BLOCK_K * SPLIT_K), 1)
+        part = tl.program_id(1)
+        for k in range(part * steps, part * steps + steps):  # past the end of K there are zeros
+            a, b = load_step(a_desc, b_desc, tile_m, tile_n, k, A_ROWS_FIRST, B_ROWS_FIRST, BLOCK_M, BLOCK_N, BLOCK_K)
+            acc = dot(a, b, acc, PRECISION)
+        row_norms = ()
+        if norm is not None:
+            row_norms = mean_and_rstd(means, squares, K, norm[3])
+        if SPLIT_K > 1:  # the parts of the whole result lie one below the other
+            row += part * tl.cdiv(M, BLOCK_M) * BLOCK_M
         finish_slices(acc, out_desc, row_norms, slices, norm, bias_ptr, residual, statistics_ptr, row, col, M, N,
                       bias_stride, residual_strides, PARTS, ACTIVATION, AT_ONCE, 0, SLICES)  # fmt: skip
+    else:
+        finished = tl.program_id(0) - programs  # counted apart from `tile`, which the flattened loop runs ahead
+        for tile in tl.range(tl.program_id(0), tiles, programs, flatten=True):
+            tile_m, tile_n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+            acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+            for k in range(tl.cdiv(K, BLOCK_K)):
+                a, b = load_step(a_desc, b_desc, tile_m, tile_n, k, A_ROWS_FIRST, B_ROWS_FIRST, BLOCK_M, BLOCK_N,
+                                 BLOCK_K)  # fmt: skip
+                acc = dot(a, b, acc, PRECISION)
+
+            finished += programs
+            tile_m, tile_n = grouped_tile(finished, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+            row, col = tile_m * BLOCK_M, tile_n * BLOCK_N
+            row_norms = ()
+            if norm is not None:  # first of all: many registers, and few once they are summed
+                means, squares = load_statistics(norm[0], norm[1], row + tl.arange(0, BLOCK_M), M, K, NORM_PARTS)
+                row_norms = mean_and_rstd(means, squares, K, norm[3])
+            slices = ()
+            if AT_ONCE:
+                slices = load_slices(norm, bias_ptr, residual, row, col, M, N, bias_stride, residual_strides, BLOCK_M,
+                                     BLOCK_N, SLICES)  # fmt: skip
+            finish_slices(acc, out_desc, row_norms, slices, norm, bias_ptr, residual, statistics_ptr, row, col, M, N,
+                          bias_stride, residual_strides, PARTS, ACTIVATION, AT_ONCE, 0, SLICES)  # fmt: skip
+
+
+@triton.jit
+def load_step(
+    a_desc, b_desc, tile_m, tile_n, k, A_ROWS_FIRST: tl.constexpr, B_ROWS_FIRST: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The blocks of a and b that step `k` of a tile multiplies."""
+    if A_ROWS_FIRST:
+        a = a_desc.load([tile_m * BLOCK_M, k * BLOCK_K])
+    else:
+        a = a_desc.load([k * BLOCK_K, tile_m * BLOCK_M]).T
+    if B_ROWS_FIRST:
+        b = b_desc.load([k * BLOCK_K, tile_n * BLOCK_N])
+    else:
+        b = b_desc.load([tile_n * BLOCK_N, k * BLOCK_K]).T
+    return a, b
+
+
+@triton.jit
+def load_slices(
+    norm, bias_ptr, residual, row, col, M, N, bias_stride, residual_strides, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, SLICES: tl.constexpr,
+):  # fmt: skip
+    """`load_slice` of all slices of the tile at `row` and `col`."""
+    slices = ()
+    for i in tl.static_range(SLICES):
+        slices += (load_slice(norm, bias_ptr, residual, row, col + i * (BLOCK_N // SLICES), M, N, bias_stride,
+                              residual_strides, BLOCK_M, BLOCK_N // SLICES, True),)  # fmt: skip
+    return slices
 
 
 @triton.jit
@@ -156,18 +205,26 @@ def matmul_tma(p: Product, config: triton.Config) -> None:
         return TensorDescriptor(t, shape[::-1], list(strides[::-1]), block[::-1])
 
     options = config.all_kwargs()
-    programs = options.pop("PER_SM") * runtime.num_sms()
+    split = options.get("SPLIT_K", 1)
     block_m, block_n, block_k = (options[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
     slice_of_tile = [block_m, block_n // options["SLICES"]]
-    residual = p.residual
+    rows = triton.cdiv(p.M, block_m) * block_m
+    tiles = rows // block_m * triton.cdiv(p.N, block_n)
+    resident = options.pop("PER_SM") * runtime.num_sms()
+    programs = tiles if split > 1 else min(tiles, resident)
+    whole, rows = (p, p.M) if split == 1 else (p.part_of_sum(split, rows), split * rows)
+    residual = whole.residual
     if residual is not None and not options.get("AT_ONCE"):
         residual = describe(residual, [p.M, p.N], p.residual_strides, slice_of_tile)
-    matmul_tma_kernel[(min(programs, triton.cdiv(p.M, block_m) * triton.cdiv(p.N, block_n)),)](
+    matmul_tma_kernel[(programs, split)](
         describe(p.a, [p.M, p.K], p.a_strides, [block_m, block_k]),
         describe(p.b, [p.K, p.N], p.b_strides, [block_k, block_n]),
-        describe(p.out, [p.M, p.N], (p.N, 1), slice_of_tile),
-        p.bias, residual, p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K, p.bias_stride,
-        p.residual_strides, **p.normalising,
+        describe(whole.out, [rows, p.N], (p.N, 1), slice_of_tile),
+        whole.bias, residual, p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K, p.bias_stride,
+        p.residual_strides, **whole.normalising,
         A_ROWS_FIRST=rows_first(p.a, p.a_strides), B_ROWS_FIRST=rows_first(p.b, p.b_strides),
-        ACTIVATION=epilogue(p.activation, p.out.dtype), PRECISION=p.precision, **options, **early_start(),
+        ACTIVATION=epilogue(whole.activation, p.out.dtype), PRECISION=p.precision,
+        ONE_TILE=tiles == programs, **options, **early_start(),
     )  # fmt: skip
+    if split > 1:
+        sum_parts(p, whole.out)

@@ -44,18 +44,23 @@ def store_statistics(y, statistics_ptr, rows, first_col, n_rows, n_cols, PARTS: 
 
 
 @triton.jit
-def load_mean_and_rstd(statistics_ptr, stride_m, rows, n_rows, n_cols, eps, PARTS: tl.constexpr):
-    """Of each of the `rows`: its mean, and 1 / sqrt(variance + eps)."""
+def load_statistics(statistics_ptr, stride_m, rows, n_rows, n_cols, PARTS: tl.constexpr):
+    """What is kept of each of the `rows`: its parts' means and squares, both (rows, PARTS)."""
     parts = tl.arange(0, PARTS)
     ptrs = statistics_ptr + rows.to(tl.int64)[:, None] * stride_m + parts[None, :]
     inside = (rows < n_rows)[:, None] & (parts * PART < n_cols)[None, :]
-    means = tl.load(ptrs, mask=inside, other=0.0)
-    squares = tl.load(ptrs + PARTS, mask=inside, other=0.0)
+    return tl.load(ptrs, mask=inside, other=0.0), tl.load(ptrs + PARTS, mask=inside, other=0.0)
+
+
+@triton.jit
+def mean_and_rstd(means, squares, n_cols, eps):
+    """Of each row: its mean, and 1 / sqrt(variance + eps)."""
+    parts = tl.arange(0, means.shape[1])
     counts = tl.minimum(tl.maximum(n_cols - parts * PART, 0), PART).to(tl.float32)[None, :]
     mean = tl.sum(means * counts, axis=1) / n_cols
     shift = means - mean[:, None]
     variance = tl.sum(squares + shift * shift * counts, axis=1) / n_cols
     # a gather takes its result's layout from nobody: without it, the compiler would move the whole tile that the rows
     # are going to be applied to into the layout of these loads, through shared memory
-    same = tl.arange(0, rows.shape[0])
+    same = tl.arange(0, means.shape[0])
     return tl.gather(mean, same, 0), tl.gather(tl.rsqrt(variance + eps), same, 0)

@@ -186,10 +186,7 @@ def matmul_pointers(p: Product, config: triton.Config) -> None:
     split = config.kwargs["SPLIT_K"]
     tiles = triton.cdiv(p.M, config.kwargs["BLOCK_M"]) * triton.cdiv(p.N, config.kwargs["BLOCK_N"])
     batch = p.out.numel() // (p.M * p.N)
-    whole = p if split == 1 else p._replace(
-        out=p.out.new_empty(split, p.M, p.N, dtype=torch.float32), bias=None, residual=None, activation=None, norm=None,
-        statistics=None,
-    )  # the rest waits for the sum of the parts
+    whole = p if split == 1 else p.part_of_sum(split, p.M)
     matmul_kernel[(batch * tiles, split)](
         p.a, p.b, whole.out, whole.bias, whole.residual, p.ahead, 0 if p.ahead is None else p.ahead.numel(),
         p.M, p.N, p.K,

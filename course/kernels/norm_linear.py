@@ -9,7 +9,7 @@ With mean m and rstd r = 1 / sqrt(variance + eps) of each row of x, the norm's w
 
 w', s and b' belong to the weights and are made once, by `fold_norm`. What remains of the norm is a subtraction and a
 multiplication for each sum, and m and r, for which nobody has to read x: the kernel that wrote it had its rows in
-registers, piece by piece, and left what `load_mean_and_rstd` needs (`linear_with_statistics`).
+registers, piece by piece, and left what `mean_and_rstd` needs (`linear_with_statistics`).
 
 Cost beside the product's: (K / 32) * 8 bytes a row, written once and read once for each tile. A layer norm would read
 and write M * K elements, and be a launch of its own, which is what counts where rows are few. Where they are many, what

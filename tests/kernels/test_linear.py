@@ -96,12 +96,14 @@ def test_residual_is_the_input(device):
 
 @pytest.mark.parametrize("activation, with_residual", [(None, True), ("gelu", False), ("gelu_tanh", True)])
 @pytest.mark.parametrize("path", [
-    "pointers", "split", pytest.param("tma", marks=needs_tma), pytest.param("tma at once", marks=needs_tma),
+    "pointers", "split",
+    *(pytest.param(path, marks=needs_tma) for path in ("tma", "tma at once", "tma one tile", "tma split")),
     pytest.param("specialised", marks=needs_hopper),
 ])  # fmt: skip
 def test_every_path(path, activation, with_residual, dtype, monkeypatch, tf32):  # noqa: F811
     slices = 4 if with_residual else 1
     configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(slices), "tma at once": tma(slices, True),
+               "tma one tile": tma(slices, True, per_sm=100), "tma split": tma(slices, True, 7),
                "specialised": specialised()}  # fmt: skip
     used = use(monkeypatch, configs[path], pointers())
     x, weight, bias = normal((2, 75, 200), dtype), normal((136, 200), dtype), normal(136, dtype)

@@ -63,9 +63,10 @@ def pointers(split=1):
     return triton.Config(blocks, num_warps=4, num_stages=3)
 
 
-def tma(slices=2, at_once=False):
-    blocks = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 2, "SLICES": slices, "PER_SM": 1,
-              "AT_ONCE": at_once}  # fmt: skip
+def tma(slices=2, at_once=False, split=1, per_sm=1):
+    """With at_once and a great many programs on a multiprocessor, each has one tile."""
+    blocks = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 2, "SLICES": slices, "PER_SM": per_sm,
+              "AT_ONCE": at_once, "SPLIT_K": split}  # fmt: skip
     return triton.Config(blocks, num_warps=4, num_stages=3)
 
 
@@ -168,16 +169,18 @@ def test_what_the_copy_engine_cannot_read(dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("path", [
-    "pointers", "split", pytest.param("tma", marks=needs_tma), pytest.param("specialised", marks=needs_hopper),
+    "pointers", "split", *(pytest.param(path, marks=needs_tma) for path in ("tma", "tma split")),
+    pytest.param("specialised", marks=needs_hopper),
 ])  # fmt: skip
 def test_integers_come_out_exactly(path, dtype, device, monkeypatch, tf32):
-    configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(), "specialised": specialised()}
+    configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(), "tma split": tma(2, True, 3),
+               "specialised": specialised()}  # fmt: skip
     used = use(monkeypatch, configs[path], pointers())
     a = torch.randint(-4, 5, (200, 264), device=device)
     b = torch.randint(-1, 2, (264, 136), device=device) * (torch.rand(264, 136, device=device) < 0.1)  # sums under 256
     got = matmul(a.to(dtype), b.T.contiguous().T.to(dtype))
     assert torch.equal(got.cpu().long(), a.cpu() @ b.cpu())
-    assert ("SLICES" in used[0].kwargs) == (path == "tma")
+    assert ("SLICES" in used[0].kwargs) == path.startswith("tma")
     assert ("GROUPS" in used[0].kwargs) == (path == "specialised" and dtype != torch.float32)
 
 

@@ -9,9 +9,11 @@ from tests.kernels.test_linear import ACTIVATIONS
 from tests.kernels.test_matmul import needs_tma, normal, pointers, rounding, tf32, tma, use  # noqa: F401  a fixture
 
 PATHS = pytest.mark.parametrize("path", [
-    "pointers", "split", pytest.param("tma", marks=needs_tma), pytest.param("tma at once", marks=needs_tma),
+    "pointers", "split",
+    *(pytest.param(path, marks=needs_tma) for path in ("tma", "tma at once", "tma one tile", "tma split")),
 ])  # fmt: skip
-CONFIGS = {"pointers": pointers(), "split": pointers(3), "tma": tma(), "tma at once": tma(at_once=True)}
+CONFIGS = {"pointers": pointers(), "split": pointers(3), "tma": tma(), "tma at once": tma(at_once=True),
+           "tma one tile": tma(at_once=True, per_sm=100), "tma split": tma(1, True, 3)}  # fmt: skip
 
 
 def check_statistics(got, x):
