@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import sys
 
 os.environ["TRITON_INTERPRET"] = "0"
@@ -68,6 +69,8 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
         if kernel.metadata.shared > shared_limit:
             raise OutOfResources(kernel.metadata.shared, shared_limit, "shared memory")
+        if kwargs.get("EARLY"):
+            check_order(kernel.asm["ptx"])
         if compiled.names is not None:
             compiled.names.add(self.__name__)
         return kernel
@@ -94,6 +97,17 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
     runtime.num_sms = lambda: 132
     torch.cuda.is_current_stream_capturing = lambda: False
     importlib.import_module("course.kernels._checks").INTERPRET = True  # tensors on the CPU will do
+
+
+def check_order(ptx: str) -> None:
+    """A kernel that starts early waits before it touches memory, and lets the next one start after its last load."""
+    waits, lets = (ptx.find(f"griddepcontrol.{word}") for word in ("wait", "launch_dependents"))
+    touches = [found.start() for found in re.finditer(r"\b(ld\.global|st\.global|cp\.async|atom\.|red\.)", ptx)]
+    loads = [found.start() for found in re.finditer(r"\bld\.global", ptx)]
+    if waits < 0 or waits > min(touches):
+        raise AssertionError("launched early, but does not wait before it touches memory")
+    if 0 <= lets < max(loads):
+        raise AssertionError("lets the next kernel start before its last load")
 
 
 def main() -> None:
