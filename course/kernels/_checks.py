@@ -50,11 +50,16 @@ def check_dim(op: str, dim: int, ndim: int) -> int:
     return dim % ndim
 
 
+def broadcast_shapes(*shapes: torch.Size) -> torch.Size:
+    """`torch.broadcast_shapes`, which takes longer than all else before a launch, where it is needed."""
+    return shapes[0] if all(shape == shapes[0] for shape in shapes) else torch.broadcast_shapes(*shapes)
+
+
 def check_broadcast(op: str, **tensors: torch.Tensor) -> None:
     """The shapes of `tensors` broadcast with each other."""
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    shapes = {name: t.shape for name, t in tensors.items()}
     try:
-        torch.broadcast_shapes(*shapes.values())
+        broadcast_shapes(*shapes.values())
     except RuntimeError:
-        came = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        came = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ValueError(f"{op}: expected shapes that broadcast, got {came}") from None

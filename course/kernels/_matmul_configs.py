@@ -1,4 +1,6 @@
 """Which tiles a matrix product may be computed in, the most promising first."""
+import functools
+
 import torch
 import triton
 
@@ -21,6 +23,7 @@ OFFERED = 12
 SMALL = 2**24  # multiply-adds: below, measuring would take longer than it can save
 
 
+@functools.lru_cache(maxsize=4096)  # asked for at every call, and a millisecond's work
 def matmul_configs(
     M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, tma: bool, specialised: bool, residual: bool
 ) -> list[triton.Config]:

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from course.kernels._activation import epilogue
-from course.kernels._checks import check_tensors
+from course.kernels._checks import broadcast_shapes, check_tensors
 from course.kernels._dot import dot, matmul_precision
 from course.kernels._early_start import early_start, fetch_ahead, wait_for_previous
 from course.kernels._matmul_configs import matmul_configs
@@ -103,7 +103,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise ValueError(f"matmul: expected a (..., M, K) and b (..., K, N) of one K, {came}")
     try:
-        torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except RuntimeError:
         raise ValueError(f"matmul: expected batch dimensions that broadcast, {came}") from None
     return _matmul(a, b)
@@ -113,7 +113,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def _matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     rows = a if a.ndim > 1 else a[None, :]
     cols = b if b.ndim > 1 else b[:, None]
-    batch = torch.broadcast_shapes(rows.shape[:-2], cols.shape[:-2])
+    batch = broadcast_shapes(rows.shape[:-2], cols.shape[:-2])
     matrices = a.new_empty(*batch, rows.shape[-2], cols.shape[-1])
     multiply(rows.expand(*batch, -1, -1), cols.expand(*batch, -1, -1), matrices)
     return matrices.view((*batch, *a.shape[-2:-1], *b.shape[1:][-1:]))

@@ -20,7 +20,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels._attention_configs import attention_configs
-from course.kernels._checks import check_tensors
+from course.kernels._checks import broadcast_shapes, check_tensors
 from course.kernels._dot import dot, matmul_precision
 from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._pointwise import walk
@@ -160,7 +160,7 @@ def scaled_dot_product_attention(
     if max(q.shape[-1], v.shape[-1]) > MAX_HEAD_SIZE:
         raise ValueError(f"{op}: expected head sizes of at most {MAX_HEAD_SIZE}, {came}")
     try:
-        torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     except RuntimeError:
         raise ValueError(f"{op}: expected leading dimensions that broadcast, {came}") from None
     return _scaled_dot_product_attention(q, k, v, is_causal, scale)
@@ -211,7 +211,7 @@ def _(q, k, v, is_causal, scale):
 
 
 def _empty_result(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    lead = broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q = q.expand(*lead, *q.shape[-2:])
     order = sorted(range(q.ndim - 1), key=lambda d: -(q.stride(d) or math.inf))  # what is repeated comes first
     return torch.empty_permuted((*lead, q.shape[-2], v.shape[-1]), (*order, q.ndim - 1), dtype=q.dtype, device=q.device)

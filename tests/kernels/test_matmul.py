@@ -212,6 +212,7 @@ def test_offered_configurations(dtype, monkeypatch):
     monkeypatch.setattr(runtime, "num_sms", lambda: 132)
     for capability in ((0, 0), (8, 0), (8, 9), (9, 0), (10, 0)):
         monkeypatch.setattr(runtime, "capability", lambda capability=capability: capability)
+        matmul_configs.cache_clear()  # which a process that sees one GPU need not do
         for precision in ("ieee", "tf32"):
             for size in ((8192, 8192, 8192), (50432, 768, 3072), (197, 768, 768), (1, 2000, 16384)):
                 on_hopper = capability == (9, 0) and dtype != torch.float32
@@ -219,6 +220,7 @@ def test_offered_configurations(dtype, monkeypatch):
                 assert 1 < len(offered) <= OFFERED and len(set(map(str, offered))) == len(offered)
             # nobody waits for it
             assert len(matmul_configs(197, 10, 768, 1, dtype, precision, False, False, False)) == 1
+    matmul_configs.cache_clear()
 
 
 @one_dtype
