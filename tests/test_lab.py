@@ -679,6 +679,24 @@ class TestBench:
         assert "A large matrix product: 5 TFLOP/s." in shown.alt
         assert shown._repr_mimebundle_()[0]["image/png"]
 
+    @pytest.mark.parametrize("sizes", [(1024, 2048), (1024,)])
+    @pytest.mark.parametrize("limit, drawn", [(1000, True), (9000, False)])
+    def test_a_limit_far_away_is_named_and_not_drawn(self, sizes, limit, drawn):
+        plot = sys.modules["course.lab.bench"].plot
+        rows = [row for row in STORED["rows"] if row["size"] in sizes]
+        (axes,) = plot({**STORED, "copy_gbps": limit, "rows": rows}, "").axes
+        dashed = [line for line in axes.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
+        assert bool(dashed) == drawn
+        ends, words = (axes.get_ylim(), axes.get_legend_handles_labels()[1][-1]) if len(sizes) > 1 else (
+            axes.get_xlim(), axes.get_xlabel())  # fmt: skip
+        assert (ends[1] > limit) == drawn and (f"{limit:,}" in words) != drawn
+
+    def test_numbers_and_names(self):
+        named = sys.modules["course.lab.bench"].named
+        for size, axis, words in [(1024, "rows a program", "1,024 rows a program"), (64, "images", "64 images"),
+                                  (4, "num_stages", "num_stages 4"), (64, "head size", "head size 64")]:  # fmt: skip
+            assert named(size, axis) == words
+
     def test_operations_are_counted(self, monkeypatch):
         module = sys.modules["course.lab.bench"]
         monkeypatch.setattr(module, "copy_bandwidth", lambda: 1000.0)

@@ -58,7 +58,8 @@ def measure(name, functions, inputs, sizes, axis, operations, atol) -> dict:
 
 
 def plot(result: dict, origin: str) -> Picture:
-    """The rate over size, a line a provider, or bars where there is one size; the limit dashed."""
+    """The rate over size, a line a provider, or bars where there is one size; the limit dashed, unless it is so far
+    away that it would leave them no room: then it is named."""
     rows = result["rows"]
     if "matmul_tflops" in result:
         rate, unit, limit, limited = "tflops", "TFLOP/s", result["matmul_tflops"], "a large matrix product"
@@ -67,31 +68,47 @@ def plot(result: dict, origin: str) -> Picture:
     providers = list(dict.fromkeys(row["provider"] for row in rows))
     sizes = sorted({row["size"] for row in rows})
     source = f"{origin} {described(result)}; medians."
-    table = [f"{row['provider']}, {row['size']:,} {result['axis']}: {row['median_ms']:.4f} ms, {row[rate]:,.0f} {unit}"
-             for row in rows]  # fmt: skip
+    table = [f"{row['provider']}, {named(row['size'], result['axis'])}: "
+             f"{row['median_ms']:.4f} ms, {row[rate]:,.0f} {unit}" for row in rows]  # fmt: skip
     alt = "\n".join([*table, f"{limited.capitalize()}: {limit:,.0f} {unit}.", source])
+    most = max(row[rate] for row in rows)
+    far = limit > 4 * most
     one_size = len(sizes) == 1
     height = 1.5 + 0.42 * len(providers) if one_size else 4.2
     figure = Picture(WIDTH, height, alt)
     left = max(0.22, 0.04 + 0.0076 * max(map(len, providers))) if one_size else 0.09
     axes = figure.add_axes((left, 0.95 / height, 0.96 - left, 1 - 1.3 / height))
     if one_size:
+        room = most if far else max(most, limit)
         bars(axes, {row["provider"]: row[rate] for row in rows})
         for i, row in enumerate(rows):
-            axes.text(row[rate] + limit * 0.01, i, f"{row[rate]:,.0f}", va="center", color=INK, fontsize=9,
+            axes.text(row[rate] + room * 0.01, i, f"{row[rate]:,.0f}", va="center", color=INK, fontsize=9,
                       bbox=dict(facecolor=CARD, edgecolor="none", pad=0.5))  # fmt: skip
-        axes.set_xlim(0, 1.12 * max(limit, *(row[rate] for row in rows)))
-        axes.axvline(limit, color=INK, linestyle="--", linewidth=1)
-        axes.set_xlabel(f"{unit} (dashed: {limited})")
+        axes.set_xlim(0, 1.12 * room)
+        if not far:
+            axes.axvline(limit, color=INK, linestyle="--", linewidth=1)
+        axes.set_xlabel(f"{unit} ({limited}: {limit:,.0f})" if far else f"{unit} (dashed: {limited})")
     else:
         for i, provider in enumerate(providers):
             mine = [row for row in rows if row["provider"] == provider]
             curve(axes, [row["size"] for row in mine], [row[rate] for row in mine], i, provider)
-        axes.axhline(limit, color=INK, linestyle="--", linewidth=1, label=limited)
+        if far:
+            axes.plot([], [], color=INK, linestyle="--", linewidth=1, label=f"{limited}, far above: {limit:,.0f}")
+        else:
+            axes.axhline(limit, color=INK, linestyle="--", linewidth=1, label=limited)
         axes.set_xscale("log", base=2)
+        if max(sizes) <= 1024:
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set(xlabel=result["axis"], ylabel=unit)
         legend(axes, fontsize=9)
     finish(axes)
     caption(figure, source)
     return figure
+
+
+def named(size: int, axis: str) -> str:
+    """What is counted stands after its number, `64 images`; a name before it, `BLOCK 64`."""
+    first = axis.split()[0]
+    return f"{size:,} {axis}" if first.endswith("s") and "_" not in first else f"{axis} {size:,}"
