@@ -224,6 +224,16 @@ def test_offered_configurations(dtype, monkeypatch):
 
 
 @one_dtype
+def test_configurations_are_listed_once(dtype, device):
+    """Not at every call: listing and sorting them takes longer than a small product."""
+    a, b = normal((40, 50), dtype), normal((50, 60), dtype)
+    matmul_configs.cache_clear()
+    for _ in range(3):
+        matmul(a, b)
+    assert matmul_configs.cache_info().misses == 1
+
+
+@one_dtype
 def test_opcheck(dtype, device):
     for a_shape, b_shape in (((3, 4), (4, 5)), ((4,), (4,)), ((2, 1, 3, 4), (3, 4, 5)), ((2, 3, 4), (4,))):
         torch.library.opcheck(torch.ops.course.matmul.default, (normal(a_shape, dtype), normal(b_shape, dtype)))
