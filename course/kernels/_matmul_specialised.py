@@ -126,7 +126,7 @@ def multiply(
             cols = col + gl.arange(0, BLOCK_N, gl.SliceLayout(0, layout))
             bias = gl.load(bias_ptr + cols * bias_stride, mask=cols < N)
         acc = gl.full([ROWS, BLOCK_N], 0.0, gl.float32, layout)
-        # at least one step: where the loop might be skipped, ptxas runs its products one after the other
+        # at least one step: where a loop might be skipped, ptxas may run its products one after the other
         for k in range(gl.maximum(gl.cdiv(K, BLOCK_K), 1)):
             stage = step % STAGES
             mbarrier.wait(full.index(stage), step // STAGES & 1)

@@ -48,7 +48,7 @@ def matmul_tma_kernel(
         slices = load_slices(norm, bias_ptr, residual, row, col, M, N, bias_stride, residual_strides, BLOCK_M, BLOCK_N,
                              SLICES)  # fmt: skip
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        # this program's part of the sum: at least one step, or ptxas runs the products one by one
+        # this program's part of the sum: at least one step, or ptxas may run the products one by one
         steps = tl.maximum(tl.cdiv(K, BLOCK_K * SPLIT_K), 1)
         part = tl.program_id(1)
         for k in range(part * steps, part * steps + steps):  # past the end of K there are zeros
