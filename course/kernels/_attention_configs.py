@@ -19,7 +19,8 @@ def attention_configs(
     """Configurations for `heads` heads of L queries and S keys, of padded sizes up to `block_e`."""
     if INTERPRET:
         block_m, block_n = (min(max(16, triton.next_power_of_2(n)), 1024) for n in (L, S))
-        _, wide, wider = sorted((block_m, block_n, block_e))
+        keys = max(block_m, block_n) if is_causal else block_n  # those on the diagonal are one block
+        _, wide, wider = sorted((block_m, keys, block_e))
         at_once = max(1, 2**20 // (wide * wider))  # a tile has at most 2**20 elements
         return [config(block_m, block_n, 4, 1, HEADS=min(at_once, triton.next_power_of_2(heads)))]
 

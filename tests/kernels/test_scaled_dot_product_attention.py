@@ -82,6 +82,13 @@ def test_leading_dimensions(q_lead, k_lead, v_lead, device):
     check(q, k, v)
 
 
+@pytest.mark.parametrize("L, S", [(129, 20), (20, 129), (129, 0)])
+def test_many_heads_of_unequal_lengths(L, S, is_causal, device):
+    """As many at once as a tile holds, of which the larger length decides."""
+    q, k, v = (torch.randn(2, 9, n, 8, device=device) for n in (L, S, S))
+    check(q, k, v, is_causal)
+
+
 @pytest.mark.parametrize("shapes", [
     ((2, 3, 0, 8), (2, 3, 5, 8), (2, 3, 5, 8)), ((0, 3, 4, 8), (0, 3, 5, 8), (0, 3, 5, 8)),
     ((2, 3, 4, 8), (2, 3, 5, 8), (2, 3, 5, 0)), ((2, 3, 4, 8), (2, 3, 0, 8), (2, 3, 0, 8)),
