@@ -62,6 +62,7 @@ def matmul_tma_kernel(
         finish_slices(acc, out_desc, row_norms, slices, norm, bias_ptr, residual, statistics_ptr, row, col, M, N,
                       bias_stride, residual_strides, PARTS, ACTIVATION, AT_ONCE, 0, SLICES)  # fmt: skip
     else:
+        tl.static_assert(SPLIT_K == 1, "programs that share a tile have one tile, and ask AT_ONCE")
         finished = tl.program_id(0) - programs  # counted apart from `tile`, which the flattened loop runs ahead
         for tile in tl.range(tl.program_id(0), tiles, programs, flatten=True):
             tile_m, tile_n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)

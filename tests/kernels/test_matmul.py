@@ -159,6 +159,14 @@ def test_through_specialised_warps(M, N, K, dtype, monkeypatch):
 
 
 @needs_tma
+def test_programs_that_share_a_tile_ask_at_once(monkeypatch):
+    """Otherwise each would compute the whole sum."""
+    use(monkeypatch, tma(split=3))
+    with pytest.raises(Exception, match="programs that share a tile have one tile"):
+        matmul(normal((64, 96), torch.float16), normal((64, 96), torch.float16).T)
+
+
+@needs_tma
 def test_what_the_copy_engine_cannot_read(dtype, monkeypatch):
     used = use(monkeypatch, tma(), pointers())
     a, b = normal((64, 72), dtype), normal((72, 48), dtype)
