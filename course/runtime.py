@@ -36,9 +36,16 @@ TUNED = Path(__file__).parent / "tuned"
 CACHE = Path(os.environ.get("COURSE_CACHE", Path.home() / ".cache" / "triton-course"))
 """Configurations measured on this machine."""
 
+LIBRARY = torch.library.Library("course", "FRAGMENT")
+"""The operators, `torch.ops.course`."""
+
 
 def custom_op(name: str, mutates_args: Sequence[str] = ()):
-    """`torch.library.custom_op`, launching on the device of the first argument.
+    """The operator `torch.ops.course.<name>`, from a function with annotations, run on its first argument's device.
+
+    As `torch.library.custom_op` makes it, but an operator that changes nothing is called without that function's layers
+    of Python, which take the CPU 10 to 30 us. They also check every time that the result is a new tensor: here the
+    tests do, with `torch.library.opcheck`. `torch.library.register_fake` takes the operator, as does the rest there.
 
     PyTorch does not switch the current device for a custom operator, and Triton launches on
     the current one: without the switch a tensor on cuda:1 would be read by a kernel on cuda:0.
@@ -47,12 +54,17 @@ def custom_op(name: str, mutates_args: Sequence[str] = ()):
     def decorate(fn):
         @functools.wraps(fn)
         def on_its_device(first, *args, **kwargs):
-            if not first.is_cuda or first.device.index == torch.cuda.current_device():
-                return fn(first, *args, **kwargs)
-            with torch.cuda.device(first.device):
-                return fn(first, *args, **kwargs)
+            if first.is_cuda and first.get_device() != torch.cuda.current_device():
+                with torch.cuda.device(first.device):
+                    return fn(first, *args, **kwargs)
+            return fn(first, *args, **kwargs)
 
-        return torch.library.custom_op(name, on_its_device, mutates_args=mutates_args)
+        if mutates_args:  # of which autograd is told at every call
+            return torch.library.custom_op(f"course::{name}", on_its_device, mutates_args=mutates_args)
+        LIBRARY.define(name + torch.library.infer_schema(fn, mutates_args=()))
+        # what it does is nothing to trace, not even where torch.compile gives up on the function that calls it
+        LIBRARY.impl(name, torch._disable_dynamo(on_its_device), "CompositeExplicitAutograd")
+        return getattr(torch.ops.course, name).default
 
     return decorate
 

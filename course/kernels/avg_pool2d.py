@@ -126,7 +126,7 @@ def avg_pool2d(
     return _avg_pool2d(x, kernel, steps, margin, ceil_mode, count_include_pad)
 
 
-@custom_op("course::avg_pool2d")
+@custom_op("avg_pool2d")
 def _avg_pool2d(
     x: torch.Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil_mode: bool, count_include_pad: bool
 ) -> torch.Tensor:
@@ -135,7 +135,7 @@ def _avg_pool2d(
     return average(x, out, rows, cols)
 
 
-@_avg_pool2d.register_fake
+@torch.library.register_fake(_avg_pool2d)
 def _empty_output(x, kernel, stride, padding, ceil_mode, count_include_pad):
     h, w = (pooled_size(*dim, 1, ceil_mode) for dim in zip(x.shape[-2:], kernel, stride, padding))
     return empty_images(x, h, w)

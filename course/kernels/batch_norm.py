@@ -89,7 +89,7 @@ def batch_norm(
     return _batch_norm_training(x, running_mean, running_var, weight, bias, momentum, eps)
 
 
-@custom_op("course::batch_norm")
+@custom_op("batch_norm")
 def _batch_norm(
     x: torch.Tensor,
     mean: torch.Tensor,
@@ -104,7 +104,7 @@ def _batch_norm(
     return y
 
 
-@custom_op("course::batch_norm_training", mutates_args=("running_mean", "running_var"))
+@custom_op("batch_norm_training", mutates_args=("running_mean", "running_var"))
 def _batch_norm_training(
     x: torch.Tensor,
     running_mean: torch.Tensor | None,
@@ -121,12 +121,12 @@ def _batch_norm_training(
     return y
 
 
-@_batch_norm.register_fake
+@torch.library.register_fake(_batch_norm)
 def _(x, mean, var, weight, bias, eps):
     return _empty_output(x)
 
 
-@_batch_norm_training.register_fake
+@torch.library.register_fake(_batch_norm_training)
 def _(x, running_mean, running_var, weight, bias, momentum, eps):
     return _empty_output(x)
 

@@ -149,7 +149,7 @@ def conv2d(
     return out if x.ndim == 4 else out.squeeze(0)
 
 
-@custom_op("course::conv2d")
+@custom_op("conv2d")
 def _conv2d(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None,
     stride: list[int], padding: list[int], dilation: list[int], groups: int, activation: str | None,
@@ -170,7 +170,7 @@ def _conv2d(
     return compute(x, weight, bias, residual, out, stride, padding, dilation, groups, activation)
 
 
-@_conv2d.register_fake
+@torch.library.register_fake(_conv2d)
 def _(x, weight, bias, residual, stride, padding, dilation, groups, activation):
     return empty_result(x, weight, stride, padding, dilation)
 

@@ -28,11 +28,11 @@ def gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
     return _gelu(x, approximate)
 
 
-@custom_op("course::gelu")
+@custom_op("gelu")
 def _gelu(x: torch.Tensor, approximate: str) -> torch.Tensor:
     return _pointwise.launch(OPS[approximate], torch.empty_like(x), x)
 
 
-@_gelu.register_fake
+@torch.library.register_fake(_gelu)
 def _(x, approximate):
     return torch.nn.functional.gelu(x, approximate=approximate)

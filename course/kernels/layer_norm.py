@@ -124,7 +124,7 @@ def layer_norm(
     return _layer_norm(x, shape, weight, bias, eps)
 
 
-@custom_op("course::layer_norm")
+@custom_op("layer_norm")
 def _layer_norm(
     x: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
 ) -> torch.Tensor:
@@ -141,6 +141,6 @@ def _layer_norm(
     return y
 
 
-@_layer_norm.register_fake
+@torch.library.register_fake(_layer_norm)
 def _(x, normalized_shape, weight, bias, eps):
     return torch.nn.functional.layer_norm(x, normalized_shape, weight, bias, eps)

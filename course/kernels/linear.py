@@ -57,7 +57,7 @@ def check_linear(op: str, x, weight, bias, residual, activation, ahead) -> None:
         raise ValueError(f"{op}: expected ahead to be contiguous, got strides {ahead.stride()}")
 
 
-@custom_op("course::linear")
+@custom_op("linear")
 def _linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None,
     activation: str | None, ahead: torch.Tensor | None = None,
@@ -69,6 +69,6 @@ def _linear(
     return out
 
 
-@_linear.register_fake
+@torch.library.register_fake(_linear)
 def _(x, weight, bias, residual, activation, ahead=None):
     return torch.nn.functional.linear(x, weight, bias)

@@ -75,7 +75,7 @@ def max_pool2d(
     return _max_pool2d(x, kernel, steps, margin, spread, ceil_mode)
 
 
-@custom_op("course::max_pool2d")
+@custom_op("max_pool2d")
 def _max_pool2d(
     x: torch.Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
 ) -> torch.Tensor:
@@ -91,7 +91,7 @@ def _max_pool2d(
     return out
 
 
-@_max_pool2d.register_fake
+@torch.library.register_fake(_max_pool2d)
 def _empty_output(x, kernel, stride, padding, dilation, ceil_mode):
     h, w = (pooled_size(*dim, ceil_mode) for dim in zip(x.shape[-2:], kernel, stride, padding, dilation))
     return empty_images(x, h, w)

@@ -85,7 +85,7 @@ def check_columns(op: str, x: torch.Tensor) -> None:
         raise ValueError(f"{op}: expected x (..., K) with K of at least 1, got {tuple(x.shape)}")
 
 
-@custom_op("course::row_statistics")
+@custom_op("row_statistics")
 def _row_statistics(x: torch.Tensor) -> torch.Tensor:
     statistics = empty_statistics(x)
     if x.numel() == 0:
@@ -107,7 +107,7 @@ def as_matrix(t: torch.Tensor) -> torch.Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-@_row_statistics.register_fake
+@torch.library.register_fake(_row_statistics)
 def _(x):
     return empty_statistics(x)
 
@@ -125,7 +125,7 @@ def linear_with_statistics(
     return _linear_with_statistics(x, weight, bias, residual, ahead)
 
 
-@custom_op("course::linear_with_statistics")
+@custom_op("linear_with_statistics")
 def _linear_with_statistics(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None,
     ahead: torch.Tensor | None,
@@ -139,7 +139,7 @@ def _linear_with_statistics(
     return out, statistics
 
 
-@_linear_with_statistics.register_fake
+@torch.library.register_fake(_linear_with_statistics)
 def _(x, weight, bias, residual, ahead):
     out = torch.nn.functional.linear(x, weight, bias)
     return out, empty_statistics(out)
@@ -176,7 +176,7 @@ def norm_linear(
     return _norm_linear(x, statistics, weight, bias, sums, eps, activation, ahead)
 
 
-@custom_op("course::norm_linear")
+@custom_op("norm_linear")
 def _norm_linear(
     x: torch.Tensor, statistics: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, sums: torch.Tensor, eps: float,
     activation: str | None, ahead: torch.Tensor | None,
@@ -190,6 +190,6 @@ def _norm_linear(
     return out
 
 
-@_norm_linear.register_fake
+@torch.library.register_fake(_norm_linear)
 def _(x, statistics, weight, bias, sums, eps, activation, ahead):
     return torch.nn.functional.linear(x, weight)

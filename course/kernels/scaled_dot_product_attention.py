@@ -166,7 +166,7 @@ def scaled_dot_product_attention(
     return _scaled_dot_product_attention(q, k, v, is_causal, scale)
 
 
-@custom_op("course::scaled_dot_product_attention")
+@custom_op("scaled_dot_product_attention")
 def _scaled_dot_product_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool, scale: float | None
 ) -> torch.Tensor:
@@ -205,7 +205,7 @@ def _scaled_dot_product_attention(
     return out
 
 
-@_scaled_dot_product_attention.register_fake
+@torch.library.register_fake(_scaled_dot_product_attention)
 def _(q, k, v, is_causal, scale):
     return _empty_result(q, k, v)
 

@@ -143,7 +143,7 @@ def stem_weight(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-@custom_op("course::stem")
+@custom_op("stem")
 def _stem(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     y = _empty_result(x, weight, bias)
     if y.numel() == 0:
@@ -173,7 +173,7 @@ def _stem(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Te
     return y
 
 
-@_stem.register_fake
+@torch.library.register_fake(_stem)
 def _empty_result(x, weight, bias):
     sizes = stem_sizes(*x.shape[2:])
     shape = len(x), len(weight), sizes.out_h, sizes.out_w
