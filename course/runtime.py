@@ -100,7 +100,7 @@ def best_config(
     """
     if INTERPRET or len(configs) == 1:
         return configs[0]
-    name = f"{kernel} " + ",".join(str(part).removeprefix("torch.") for part in key)
+    name = _problem(kernel, key)
     found = _known_configs(gpu_name()).get(name)
     if found is not None:
         return found
@@ -109,6 +109,12 @@ def best_config(
     found = _measure(name, configs, launch)
     _known_configs(gpu_name())[name] = found
     return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _problem(kernel: str, key: tuple) -> str:
+    """The name of a problem in the files."""
+    return f"{kernel} " + ",".join(str(part).removeprefix("torch.") for part in key)
 
 
 def _measure(name, configs, launch):

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels._channels import find_tiles, tile_offsets, tile_positions, within
+from course.kernels._sizes import cdiv, next_power_of_2
 
 
 @triton.jit
@@ -89,16 +90,16 @@ def batch_statistics(
     """
     channels = x.shape[1]
     tiles = find_tiles(x, per_thread=16)  # each with a mean and an m2
-    n_parts = min(tiles.n_positions, triton.cdiv(4 * runtime.num_sms(), tiles.n_channels))
+    n_parts = min(tiles.n_positions, cdiv(4 * runtime.num_sms(), tiles.n_channels))
     parts = torch.empty(3, n_parts, channels, dtype=torch.float32, device=x.device)
     statistics_kernel[(tiles.n_channels, n_parts)](
         x, parts, channels, tiles.n_positions, tiles.sizes, *tiles.strides, x.stride(1), **tiles.blocks
     )
     mean, var = torch.empty(2, channels, dtype=torch.float32, device=x.device)
-    block_p = triton.next_power_of_2(n_parts)
-    block_c = min(triton.next_power_of_2(channels), max(4096 // block_p, 1), 16)
+    block_p = next_power_of_2(n_parts)
+    block_c = min(next_power_of_2(channels), max(4096 // block_p, 1), 16)
     running_strides = (0, 0) if running_mean is None else (*running_mean.stride(), *running_var.stride())
-    combine_kernel[(triton.cdiv(channels, block_c),)](
+    combine_kernel[(cdiv(channels, block_c),)](
         parts, mean, var, running_mean, running_var, *running_strides, momentum, channels, n_parts,
         BLOCK_P=block_p, BLOCK_C=block_c,
     )  # fmt: skip

@@ -57,9 +57,8 @@ def broadcast_shapes(*shapes: torch.Size) -> torch.Size:
 
 def check_broadcast(op: str, **tensors: torch.Tensor) -> None:
     """The shapes of `tensors` broadcast with each other."""
-    shapes = {name: t.shape for name, t in tensors.items()}
     try:
-        broadcast_shapes(*shapes.values())
+        broadcast_shapes(*[t.shape for t in tensors.values()])
     except RuntimeError:
-        came = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        came = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
         raise ValueError(f"{op}: expected shapes that broadcast, got {came}") from None

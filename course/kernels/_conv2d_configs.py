@@ -1,4 +1,6 @@
 """Which tiles conv2d may be computed in, the most promising first."""
+import functools
+
 import torch
 import triton
 
@@ -14,6 +16,7 @@ OFFERED = 10
 SMALL = 2**24  # multiply-adds: below, measuring would take longer than it can save
 
 
+@functools.lru_cache(maxsize=4096)
 def conv2d_configs(
     n_pixels: int, n_filters: int, C: int, terms: int, groups: int, dtype: torch.dtype, precision: str, coalesced: bool
 ) -> list[triton.Config]:

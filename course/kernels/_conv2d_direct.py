@@ -16,6 +16,7 @@ import triton.language as tl
 from course import runtime
 from course.kernels._activation import ACTIVATIONS
 from course.kernels._conv2d_tile import along, finish, geometry, image_offset, output_pixels
+from course.kernels._sizes import cdiv, next_power_of_2
 
 
 @triton.jit(do_not_specialize=["n_pixels", "image", "result", "padding", "dilation"])
@@ -58,9 +59,9 @@ def conv2d_direct(x, weight, bias, residual, out, stride, padding, dilation, gro
     n_pixels = out.numel() // n_filters
     block = 1 << 18 if runtime.INTERPRET else 1024
     # up to 64 channels side by side make a whole memory transaction of a channels_last image
-    block_n = min(triton.next_power_of_2(n_filters), 1 if pixels_last and not runtime.INTERPRET else 64)
-    block_m = min(triton.next_power_of_2(n_pixels), block // block_n)
-    conv2d_direct_kernel[(triton.cdiv(n_pixels, block_m) * triton.cdiv(n_filters, block_n),)](
+    block_n = min(next_power_of_2(n_filters), 1 if pixels_last and not runtime.INTERPRET else 64)
+    block_m = min(next_power_of_2(n_pixels), block // block_n)
+    conv2d_direct_kernel[(cdiv(n_pixels, block_m) * cdiv(n_filters, block_n),)](
         x, weight.contiguous(), bias, residual, out, n_channels=n_filters,
         **geometry(x, residual, out, (R, S), stride, padding, dilation),
         C=C, FILTERS=n_filters // groups, R=R, S=S, ACTIVATION=ACTIVATIONS[activation],

@@ -20,6 +20,7 @@ from course import runtime
 from course.kernels._conv2d_tma_configs import SMALL
 from course.kernels._conv2d_tma_launch import conv2d_tma, tma_writes
 from course.kernels._early_start import early_start, wait_for_previous
+from course.kernels._sizes import cdiv, next_power_of_2
 
 FEW = 8  # channels
 
@@ -49,9 +50,9 @@ def spread_rows(x: torch.Tensor, left: int, length: int, spread: int) -> torch.T
     """(N, H, length) of x (N, C, H, W): see the kernel."""
     N, C, H, W = x.shape
     out = x.new_empty(N, H, length)
-    block_n = min(triton.next_power_of_2(length), 1024)
-    block_m = min(triton.next_power_of_2(N * H), (1 << 18 if runtime.INTERPRET else 2048) // block_n)
-    spread_rows_kernel[(triton.cdiv(N * H, block_m) * triton.cdiv(length, block_n),)](
+    block_n = min(next_power_of_2(length), 1024)
+    block_m = min(next_power_of_2(N * H), (1 << 18 if runtime.INTERPRET else 2048) // block_n)
+    spread_rows_kernel[(cdiv(N * H, block_m) * cdiv(length, block_n),)](
         x, out, N * H, H, W, left, length, x.stride(),
         C=C, SPREAD=spread, BLOCK_M=block_m, BLOCK_N=block_n, **early_start(),
     )  # fmt: skip
@@ -72,10 +73,10 @@ def conv2d_few_channels(x, weight, bias, residual, out, stride, padding, dilatio
     (N, C, H, _), (K, _, R, S), columns = x.shape, weight.shape, out.shape[3]
     once = 16 // x.itemsize  # elements
     spread = next(size for size in range(C, C + once) if stride[1] * size % once == 0)
-    length = triton.cdiv(((columns - 1) * stride[1] + S) * spread, once) * once
+    length = cdiv(((columns - 1) * stride[1] + S) * spread, once) * once
     rows = spread_rows(x, padding[2], length, spread)
     # past its end a window is filled with zeros by the copy engine, and a filter in memory
-    window, terms = S * spread, triton.cdiv(S * spread, 4 * once) * 4 * once
+    window, terms = S * spread, cdiv(S * spread, 4 * once) * 4 * once
     windows = rows.as_strided((N, window, H, columns), (H * length, 1, length, stride[1] * spread))
     filters = spread_rows(weight, 0, terms, spread).as_strided((K, terms, R, 1), (R * terms, 1, terms, terms))
     down = (stride[0], 1), (*padding[:2], 0, 0), (dilation[0], 1)  # what is left to do, now that rows are done

@@ -2,8 +2,8 @@
 from collections.abc import Sequence
 
 import torch
-from torch._prims_common import suggest_memory_format
 
+from course.kernels._memory_format import suggest_memory_format
 from course.kernels._window import pair
 
 

@@ -17,6 +17,7 @@ import triton.language as tl
 from course import runtime
 from course.kernels._activation import ACTIVATIONS
 from course.kernels._conv2d_tile import along, finish, output_pixels
+from course.kernels._sizes import cdiv, next_power_of_2
 
 
 @triton.jit(do_not_specialize=["n_pixels", "result"])
@@ -48,9 +49,9 @@ def sum_parts(parts, bias, residual, out, activation):
     """Finishes the sums of `parts` (SPLIT_K, pixels, channels) into `out`."""
     split, n_pixels, n_channels = parts.shape
     block = 1 << 18 if runtime.INTERPRET else 1024
-    block_n = min(triton.next_power_of_2(n_channels), 64)
-    block_m = min(triton.next_power_of_2(n_pixels), block // block_n)
-    grid = (triton.cdiv(n_pixels, block_m), triton.cdiv(n_channels, block_n))
+    block_n = min(next_power_of_2(n_channels), 64)
+    block_m = min(next_power_of_2(n_pixels), block // block_n)
+    grid = (cdiv(n_pixels, block_m), cdiv(n_channels, block_n))
     sum_parts_kernel[grid](
         parts, bias, residual, out, n_pixels, n_channels, tuple(out.shape[2:]),
         out.stride() if residual is None else residual.stride(), out.stride(),

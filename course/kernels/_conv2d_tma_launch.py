@@ -2,7 +2,6 @@
 import math
 
 import torch
-import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from course import runtime
@@ -12,6 +11,7 @@ from course.kernels._conv2d_tma import conv2d_tma_kernel
 from course.kernels._conv2d_tma_configs import Layer, conv2d_tma_configs
 from course.kernels._dot import conv_precision
 from course.kernels._early_start import early_start
+from course.kernels._sizes import cdiv, next_power_of_2
 from course.runtime import best_config
 
 
@@ -35,13 +35,15 @@ def tma_reads(x, weight, residual, out, padding, dilation, groups) -> bool:
 
 def pixels_readable(t: torch.Tensor) -> bool:
     """Whether the channels of every pixel lie side by side, from a multiple of 16 bytes on."""
-    steps = [t.stride(d) * t.itemsize for d in (0, 2, 3) if t.shape[d] > 1]
-    return t.stride(1) == 1 and t.data_ptr() % 16 == 0 and all(s > 0 and s % 16 == 0 for s in steps)
+    shape, strides, itemsize = t.shape, t.stride(), t.itemsize
+    steps = [strides[d] * itemsize for d in (0, 2, 3) if shape[d] > 1]
+    return strides[1] == 1 and t.data_ptr() % 16 == 0 and all([s > 0 and s % 16 == 0 for s in steps])
 
 
 def pixel_steps(t: torch.Tensor) -> list[int]:
     """Steps to the next image, row and column; where there is none, one that the copy engine accepts."""
-    return [t.stride(d) if t.shape[d] > 1 else 16 for d in (0, 2, 3)]
+    shape, strides = t.shape, t.stride()
+    return [strides[d] if shape[d] > 1 else 16 for d in (0, 2, 3)]
 
 
 def conv2d_tma(x, weight, bias, residual, out, stride, padding, dilation, groups, activation):
@@ -58,8 +60,8 @@ def conv2d_tma(x, weight, bias, residual, out, stride, padding, dilation, groups
         blocks = dict(config.kwargs)
         most = blocks.pop("PER_SM") * runtime.num_sms()
         box, split = (blocks["IMAGES"], blocks["ROWS"], blocks["COLS"]), blocks["SPLIT_K"]
-        boxes = tuple(map(triton.cdiv, (layer.N, layer.P, layer.Q), box))
-        tiles = triton.cdiv(K, blocks["BLOCK_N"]) * math.prod(boxes)
+        boxes = tuple(map(cdiv, (layer.N, layer.P, layer.Q), box))
+        tiles = cdiv(K, blocks["BLOCK_N"]) * math.prod(boxes)
         programs = min(most, tiles) if split == 1 else tiles * split
         parts = counters = None
         if split > 1:
@@ -78,7 +80,7 @@ def conv2d_tma(x, weight, bias, residual, out, stride, padding, dilation, groups
         )  # fmt: skip
 
     # batches of about one size share a choice
-    key = ("tma", triton.next_power_of_2(layer.N), *layer[1:])
+    key = ("tma", next_power_of_2(layer.N), *layer[1:])
     launch(best_config("conv2d", key, conv2d_tma_configs(layer), launch))
     return whole
 
@@ -107,7 +109,8 @@ def describe_windows(x: torch.Tensor, layer: Layer, box: tuple[int, int, int], b
 
 def describe_pixels(t: torch.Tensor, block: list[int]) -> TensorDescriptor:
     """A result or a residual, as (images, rows, columns, channels)."""
-    return TensorDescriptor(t, [t.shape[d] for d in (0, 2, 3, 1)], [*pixel_steps(t), 1], block)
+    n, c, h, w = t.shape
+    return TensorDescriptor(t, [n, h, w, c], [*pixel_steps(t), 1], block)
 
 
 def slice_of_box(box: tuple[int, int, int], slices: int) -> list[int]:

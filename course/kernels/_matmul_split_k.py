@@ -15,6 +15,7 @@ import triton.language as tl
 from course.kernels._activation import epilogue
 from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._matmul_tile import Product, finish
+from course.kernels._sizes import cdiv
 from course.runtime import INTERPRET
 
 BLOCK_M, BLOCK_N = (128, 256) if INTERPRET else (8, 128)  # the interpreter's time goes with the number of programs
@@ -42,7 +43,7 @@ def sum_parts_kernel(
 
 def sum_parts(p: Product, parts: torch.Tensor) -> None:
     """Writes the sum of `parts` (SPLIT_K, M or more, N), finished, to `p.out`."""
-    sum_parts_kernel[(triton.cdiv(p.M, BLOCK_M), triton.cdiv(p.N, BLOCK_N))](
+    sum_parts_kernel[(cdiv(p.M, BLOCK_M), cdiv(p.N, BLOCK_N))](
         parts, parts.stride(0), p.out, p.bias, p.residual, p.M, p.N, p.K, p.bias_stride, p.residual_strides,
         **p.normalising,
         SPLIT_K=parts.shape[0], ACTIVATION=epilogue(p.activation, p.out.dtype), BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N,

@@ -26,6 +26,7 @@ from course.kernels._early_start import early_start, fetch_ahead, wait_for_previ
 from course.kernels._matmul_split_k import sum_parts
 from course.kernels._matmul_tile import Product, grouped_tile, normalise
 from course.kernels._row_statistics import load_statistics, mean_and_rstd, store_statistics
+from course.kernels._sizes import cdiv
 
 
 @triton.jit
@@ -200,8 +201,10 @@ def tma_reads(p: Product) -> bool:
 
 
 def matmul_tma(p: Product, config: triton.Config) -> None:
-    def describe(t, shape, strides, block):
-        if rows_first(t, strides):
+    a_rows, b_rows = rows_first(p.a, p.a_strides), rows_first(p.b, p.b_strides)
+
+    def describe(t, shape, strides, block, by_rows=True):
+        if by_rows:
             return TensorDescriptor(t, shape, list(strides), block)
         return TensorDescriptor(t, shape[::-1], list(strides[::-1]), block[::-1])
 
@@ -209,8 +212,8 @@ def matmul_tma(p: Product, config: triton.Config) -> None:
     split = options.get("SPLIT_K", 1)
     block_m, block_n, block_k = (options[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
     slice_of_tile = [block_m, block_n // options["SLICES"]]
-    rows = triton.cdiv(p.M, block_m) * block_m
-    tiles = rows // block_m * triton.cdiv(p.N, block_n)
+    rows = cdiv(p.M, block_m) * block_m
+    tiles = rows // block_m * cdiv(p.N, block_n)
     resident = options.pop("PER_SM") * runtime.num_sms()
     programs = tiles if split > 1 else min(tiles, resident)
     whole, rows = (p, p.M) if split == 1 else (p.part_of_sum(split, rows), split * rows)
@@ -218,12 +221,12 @@ def matmul_tma(p: Product, config: triton.Config) -> None:
     if residual is not None and not options.get("AT_ONCE"):
         residual = describe(residual, [p.M, p.N], p.residual_strides, slice_of_tile)
     matmul_tma_kernel[(programs, split)](
-        describe(p.a, [p.M, p.K], p.a_strides, [block_m, block_k]),
-        describe(p.b, [p.K, p.N], p.b_strides, [block_k, block_n]),
+        describe(p.a, [p.M, p.K], p.a_strides, [block_m, block_k], a_rows),
+        describe(p.b, [p.K, p.N], p.b_strides, [block_k, block_n], b_rows),
         describe(whole.out, [rows, p.N], (p.N, 1), slice_of_tile),
         whole.bias, residual, p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K, p.bias_stride,
         p.residual_strides, **whole.normalising,
-        A_ROWS_FIRST=rows_first(p.a, p.a_strides), B_ROWS_FIRST=rows_first(p.b, p.b_strides),
+        A_ROWS_FIRST=a_rows, B_ROWS_FIRST=b_rows,
         ACTIVATION=epilogue(whole.activation, p.out.dtype), PRECISION=p.precision,
         ONE_TILE=tiles == programs, **options, **early_start(),
     )  # fmt: skip

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from course.kernels._early_start import early_start, let_next_start, wait_for_previous
+from course.kernels._sizes import cdiv, next_power_of_2
 from course.runtime import INTERPRET
 
 BLOCK = 2048
@@ -74,7 +75,7 @@ def empty_result(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """A new tensor of the shape and memory format that PyTorch gives x + y, not written to yet."""
     if x.shape == y.shape:
         for memory_format in (torch.contiguous_format, torch.channels_last):
-            if all(t.is_contiguous(memory_format=memory_format) for t in (x, y)):
+            if x.is_contiguous(memory_format=memory_format) and y.is_contiguous(memory_format=memory_format):
                 return torch.empty_like(x, memory_format=memory_format)
     # PyTorch's own rules, by an addition that computes nothing: right for every case, and slow to ask for
     return torch.empty_like(torch.add(x.to("meta"), y.to("meta")), device=x.device)
@@ -84,21 +85,21 @@ def launch(op: triton.JITFunction, out: torch.Tensor, x: torch.Tensor, y: torch.
     """Writes op(x) or op(x, y) to `out`, whose shape the operands broadcast to, and returns it."""
     if out.numel() == 0:
         return out
-    block = min(INTERPRETER_BLOCK, triton.next_power_of_2(out.numel())) if INTERPRET else BLOCK
-    operands = [t.expand(out.shape) for t in (x, y) if t is not None]
-    sizes, *strides = walk(tuple(out.shape), out.stride(), *(t.stride() for t in operands))
-    if len(sizes) == 1 and all(s == (1,) for s in strides):
-        flat_kernel[(triton.cdiv(out.numel(), block),)](
-            x, y, out, out.numel(), OP=op, BLOCK=block, num_warps=NUM_WARPS, **early_start()
-        )
+    block = min(INTERPRETER_BLOCK, next_power_of_2(out.numel())) if INTERPRET else BLOCK
+    # a view takes as long as all else before a launch
+    operands = [t if t.shape == out.shape else t.expand(out.shape) for t in (x, y) if t is not None]
+    sizes, *strides = walk(tuple(out.shape), out.stride(), *[t.stride() for t in operands])
+    if len(sizes) == 1 and set(strides) == {(1,)}:
+        n = sizes[0]
+        flat_kernel[(cdiv(n, block),)](x, y, out, n, OP=op, BLOCK=block, num_warps=NUM_WARPS, **early_start())
         return out
 
     out_strides, x_strides = strides[:2]
     y_strides = strides[2] if y is not None else x_strides
-    block_n = min(triton.next_power_of_2(sizes[-1]), block)
+    block_n = min(next_power_of_2(sizes[-1]), block)
     block_m = block // block_n
     n_rows = out.numel() // sizes[-1]
-    grid = (triton.cdiv(n_rows, block_m) * triton.cdiv(sizes[-1], block_n),)
+    grid = (cdiv(n_rows, block_m) * cdiv(sizes[-1], block_n),)
     strided_kernel[grid](x, y, out, n_rows, sizes, x_strides, y_strides, out_strides,
                          OP=op, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=NUM_WARPS)  # fmt: skip
     return out

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels._channels import within
+from course.kernels._sizes import cdiv, next_power_of_2
 
 VECTOR_BYTES = 16
 TILE_BYTES = 1 << 14  # what a program loads
@@ -48,11 +49,11 @@ def has_short_rows(x: torch.Tensor) -> bool:
 def row_means(x: torch.Tensor, y: torch.Tensor) -> None:
     """Writes the means along the last dimension of `x`, of which `has_short_rows` is true, to the contiguous `y`."""
     length, n_rows = x.shape[-1], y.numel()
-    block_n = triton.next_power_of_2(length)
+    block_n = next_power_of_2(length)
     # few rows are cut finer, so that every multiprocessor gets some
-    share = max(triton.next_power_of_2(n_rows // (4 * runtime.num_sms())), 16)
+    share = max(next_power_of_2(n_rows // (4 * runtime.num_sms())), 16)
     block_m = min(share, TILE_BYTES // (block_n * x.element_size()))
-    row_means_kernel[(triton.cdiv(n_rows, block_m),)](
+    row_means_kernel[(cdiv(n_rows, block_m),)](
         x, y, n_rows, length, ALIGN=math.gcd(VECTOR_BYTES // x.element_size(), n_rows * length),
         BLOCK_M=block_m, BLOCK_N=block_n, num_warps=2 * x.element_size(),
     )  # fmt: skip

@@ -4,9 +4,10 @@ import math
 import torch
 import triton
 import triton.language as tl
-from torch._prims_common import suggest_memory_format
 
 from course import runtime
+from course.kernels._memory_format import suggest_memory_format
+from course.kernels._sizes import cdiv, next_power_of_2
 
 THREADS = 256
 SMALL_TILE = 512
@@ -108,15 +109,15 @@ def output_blocks(y: torch.Tensor) -> tuple[tuple[int], dict[str, int]]:
     if channels_innermost(y):
         # small outputs are cut finer, so that every multiprocessor gets some
         vector = VECTOR_BYTES // y.element_size()
-        share = max(triton.next_power_of_2(y.numel() // (4 * runtime.num_sms())), SMALL_TILE)
+        share = max(next_power_of_2(y.numel() // (4 * runtime.num_sms())), SMALL_TILE)
         tile = min(share, THREADS * vector)
-        run = min(triton.next_power_of_2(c), cache_line(y))
-        side = triton.next_power_of_2(math.isqrt(tile // run) + 1) // 2  # rounded down
+        run = min(next_power_of_2(c), cache_line(y))
+        side = next_power_of_2(math.isqrt(tile // run) + 1) // 2  # rounded down
         blocks = block_sizes(tile, vector, BLOCK_C=run, BLOCK_H=min(h, side), BLOCK_W=w)
     else:
         blocks = block_sizes(SMALL_TILE, 4, BLOCK_W=min(w, 64), BLOCK_H=h, BLOCK_C=c)
-    h_tiles, w_tiles = triton.cdiv(h, blocks["BLOCK_H"]), triton.cdiv(w, blocks["BLOCK_W"])
-    return (n * h_tiles * w_tiles * triton.cdiv(c, blocks["BLOCK_C"]),), blocks
+    h_tiles, w_tiles = cdiv(h, blocks["BLOCK_H"]), cdiv(w, blocks["BLOCK_W"])
+    return (n * h_tiles * w_tiles * cdiv(c, blocks["BLOCK_C"]),), blocks
 
 
 def block_sizes(tile: int, per_thread: int, **sizes: int) -> dict[str, int]:
@@ -124,7 +125,7 @@ def block_sizes(tile: int, per_thread: int, **sizes: int) -> dict[str, int]:
     such that each thread has `per_thread` elements."""
     blocks, rest = {}, INTERPRETER_TILE if runtime.INTERPRET else tile
     for name, size in sizes.items():
-        blocks[name] = min(triton.next_power_of_2(size), rest)
+        blocks[name] = min(next_power_of_2(size), rest)
         rest //= blocks[name]
     return {**blocks, "num_warps": min(max(math.prod(blocks.values()) // (32 * per_thread), 1), 8)}
 

@@ -20,6 +20,7 @@ from course import runtime
 from course.kernels._checks import check_tensors
 from course.kernels._early_start import early_start, let_next_start, wait_for_previous
 from course.kernels._row_means import has_short_rows, row_means
+from course.kernels._sizes import cdiv
 from course.kernels._window import (
     block_sizes, cache_line, channels_innermost, check_pool, empty_images, output_blocks, output_tile, pair,
     pooled_size, tile_index, tile_pointers,
@@ -195,12 +196,12 @@ def _mean_of_images(x, y):
     if has_short_rows(x):
         return row_means(x, y)
     one, row = Windows(1, 1, 1), Windows(h * w, 1, h * w)
-    programs = n * triton.cdiv(c, cache_line(x) if channels_innermost(x) else c)
-    parts = min(4 * runtime.num_sms() // programs, triton.cdiv(h * w, PART))
+    programs = n * cdiv(c, cache_line(x) if channels_innermost(x) else c)
+    parts = min(4 * runtime.num_sms() // programs, cdiv(h * w, PART))
     if parts <= 1:
         return _mean_of_windows(x, y, one, row)
-    part = triton.cdiv(triton.cdiv(h * w, parts), 16) * 16  # whole vectors
-    parts = triton.cdiv(h * w, part)
+    part = cdiv(cdiv(h * w, parts), 16) * 16  # whole vectors
+    parts = cdiv(h * w, part)
     sums = torch.empty(n, 1, parts, c, dtype=torch.float32, device=x.device).permute(0, 3, 1, 2)
     _mean_of_windows(x, sums, one, Windows(part, 1, part), divisor=1.0)
     _mean_of_windows(sums, y, one, Windows(parts, 1, parts), divisor=float(h * w))
@@ -209,7 +210,7 @@ def _mean_of_images(x, y):
 def _mean_of_windows(x, y, rows, cols, divisor=None):
     n, c, h, w = y.shape
     blocks = _window_blocks(x, n * h * w, rows, cols)
-    grid = (n * h * w * triton.cdiv(c, blocks["BLOCK_C"]),)
+    grid = (n * h * w * cdiv(c, blocks["BLOCK_C"]),)
     window_mean_kernel[grid](x, y, divisor, *x.shape[1:], h, w, x.stride(), y.stride(), *rows, *cols, **blocks)
 
 

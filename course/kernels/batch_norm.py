@@ -10,12 +10,12 @@ import math
 import torch
 import triton
 import triton.language as tl
-from torch._prims_common import suggest_memory_format
 
 from course.kernels._batch_statistics import batch_statistics
 from course.kernels._channels import find_tiles, tile_offsets, tile_positions, within
 from course.kernels._checks import check_tensors
 from course.kernels._early_start import early_start, let_next_start, wait_for_previous
+from course.kernels._memory_format import suggest_memory_format
 from course.runtime import custom_op
 
 

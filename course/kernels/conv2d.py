@@ -27,6 +27,7 @@ from course.kernels._conv2d_tile import along, finish, geometry, image_offset, o
 from course.kernels._conv2d_tma_launch import conv2d_tma, tma_reads
 from course.kernels._dot import conv_precision, dot
 from course.kernels._matmul_tile import grouped_tile
+from course.kernels._sizes import cdiv
 from course.kernels._window import pair
 from course.runtime import best_config, custom_op
 
@@ -191,7 +192,7 @@ def implicit_gemm(x, weight, bias, residual, out, stride, padding, dilation, gro
     def launch(config):
         blocks = config.kwargs
         split = blocks["SPLIT_K"]
-        tiles = triton.cdiv(n_pixels, blocks["BLOCK_M"]) * triton.cdiv(n_filters, blocks["BLOCK_N"])
+        tiles = cdiv(n_pixels, blocks["BLOCK_M"]) * cdiv(n_filters, blocks["BLOCK_N"])
         parts = torch.empty((split, n_pixels, K), dtype=torch.float32, device=x.device) if split > 1 else None
         where = geometry(x, residual, out, (R, S), stride, padding, dilation)
         conv2d_kernel[(tiles, split, groups)](

@@ -64,8 +64,7 @@ def _linear(
 ) -> torch.Tensor:  # fmt: skip
     out = x.new_empty(*x.shape[:-1], weight.shape[0])
     rows, out_rows, residual_rows = (t if t is None or t.ndim > 1 else t[None, :] for t in (x, out, residual))
-    weight_t = weight.mT.expand(*rows.shape[:-2], -1, -1)
-    multiply(rows, weight_t, out_rows, bias, residual_rows, activation, ahead)
+    multiply(rows, weight.mT, out_rows, bias, residual_rows, activation, ahead)
     return out
 
 

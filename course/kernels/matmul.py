@@ -12,6 +12,8 @@ remains to be done to the sums, while they are still in registers:
 Cost: 2 * M * N * K operations, and (M * K + K * N + M * N) * itemsize bytes if everything moves once. Square
 matrices of 4096 in bfloat16 do 1365 operations a byte: far more than any GPU's memory can hold up.
 """
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -26,6 +28,7 @@ from course.kernels._matmul_split_k import sum_parts
 from course.kernels._matmul_tile import Norm, Product, finish, grouped_tile
 from course.kernels._matmul_tma import matmul_tma, tma_reads
 from course.kernels._pointwise import walk
+from course.kernels._sizes import cdiv, next_power_of_2
 from course.runtime import best_config, custom_op
 
 
@@ -115,7 +118,7 @@ def _matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     cols = b if b.ndim > 1 else b[:, None]
     batch = broadcast_shapes(rows.shape[:-2], cols.shape[:-2])
     matrices = a.new_empty(*batch, rows.shape[-2], cols.shape[-1])
-    multiply(rows.expand(*batch, -1, -1), cols.expand(*batch, -1, -1), matrices)
+    multiply(*(t if t.shape[:-2] == batch else t.expand(*batch, -1, -1) for t in (rows, cols)), matrices)
     return matrices.view((*batch, *a.shape[-2:-1], *b.shape[1:][-1:]))
 
 
@@ -137,16 +140,20 @@ def multiply(
 ) -> None:
     """Writes activation(a @ b + bias) + residual to `out`, contiguous; all (*batch, rows, columns), but the bias.
 
+    A `b` of two dimensions is one for the whole batch.
     `ahead`, contiguous, is brought to the cache for a later kernel. With `norm` and `statistics`, single matrices.
     """
     if out.numel() == 0:
         return
-    p = _product(a, b, out, bias, residual, activation)._replace(ahead=ahead, norm=norm, statistics=statistics)
+    like = out if residual is None else residual
+    p = Product(a, b, out, bias, residual, activation, matmul_precision(out.dtype), N=out.shape[-1], K=a.shape[-1],
+                bias_stride=0 if bias is None else bias.stride(0), ahead=ahead, norm=norm, statistics=statistics,
+                **_places(tuple(out.shape), out.stride(), a.stride(), b.stride(), like.stride()))  # fmt: skip
     batch, tma = out.numel() // (p.M * p.N), tma_reads(p)
     specialised = tma and specialised_takes(p)
     configs = matmul_configs(p.M, p.N, p.K, batch, out.dtype, p.precision, tma, specialised, residual is not None)
     # products with about as many rows share a choice; n and t (transposed) are BLAS's names, s stands for other strides
-    rows, matrices = triton.next_power_of_2(p.M), triton.next_power_of_2(batch)
+    rows, matrices = next_power_of_2(p.M), next_power_of_2(batch)
     layout = "".join("n" if col == 1 else "t" if row == 1 else "s" for row, col in (p.a_strides, p.b_strides))
     key = (rows, p.N, p.K, matrices, out.dtype, p.precision, layout, "tma" if tma else "pointers",
            activation, "bare" if residual is None else "residual",
@@ -163,28 +170,26 @@ def multiply(
     launch(best_config("matmul", key, configs, launch))
 
 
-def _product(a, b, out, bias, residual, activation) -> Product:
+@functools.lru_cache(maxsize=4096)
+def _places(shape, out_strides, a_strides, b_strides, residual_strides) -> dict:
+    """How `Product` says where the elements of matrices (*batch, rows, columns) lie."""
     # the fewest loops over matrices and rows: a batch that shares b is one matrix of more rows
-    like = out if residual is None else residual
-    sizes, *steps = walk(
-        tuple(out.shape[:-1]), out.stride()[:-1], a.stride()[:-1], (*b.stride()[:-2], 0), like.stride()[:-1]
-    )
+    b_batch = b_strides[:-2] or (0,) * (len(shape) - 2)
+    sizes, *steps = walk(shape[:-1], out_strides[:-1], a_strides[:-1], (*b_batch, 0), residual_strides[:-1])
     if steps[2][-1] != 0:  # the innermost loop goes from one b to the next: matrices of a single row
         sizes, steps = (*sizes, 1), [(*s, 0) for s in steps]
     _, a_steps, b_steps, residual_steps = steps
-    return Product(
-        a, b, out, bias, residual, activation, matmul_precision(out.dtype),
-        M=sizes[-1], N=out.shape[-1], K=a.shape[-1],
-        a_strides=(a_steps[-1], a.stride(-1)), b_strides=b.stride()[-2:],
-        bias_stride=0 if bias is None else bias.stride(0), residual_strides=(residual_steps[-1], like.stride(-1)),
-        batch_sizes=sizes[:-1], a_batch_strides=a_steps[:-1], b_batch_strides=b_steps[:-1],
-        residual_batch_strides=residual_steps[:-1], ahead=None, norm=None, statistics=None,
-    )  # fmt: skip
+    return {
+        "M": sizes[-1], "a_strides": (a_steps[-1], a_strides[-1]), "b_strides": b_strides[-2:],
+        "residual_strides": (residual_steps[-1], residual_strides[-1]), "batch_sizes": sizes[:-1],
+        "a_batch_strides": a_steps[:-1], "b_batch_strides": b_steps[:-1],
+        "residual_batch_strides": residual_steps[:-1],
+    }  # fmt: skip
 
 
 def matmul_pointers(p: Product, config: triton.Config) -> None:
     split = config.kwargs["SPLIT_K"]
-    tiles = triton.cdiv(p.M, config.kwargs["BLOCK_M"]) * triton.cdiv(p.N, config.kwargs["BLOCK_N"])
+    tiles = cdiv(p.M, config.kwargs["BLOCK_M"]) * cdiv(p.N, config.kwargs["BLOCK_N"])
     batch = p.out.numel() // (p.M * p.N)
     whole = p if split == 1 else p.part_of_sum(split, p.M)
     matmul_kernel[(batch * tiles, split)](

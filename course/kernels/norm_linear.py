@@ -28,6 +28,7 @@ from course.kernels._checks import check_tensors
 from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._matmul_tile import Norm
 from course.kernels._row_statistics import PART, empty_statistics, number_of_parts, store_statistics
+from course.kernels._sizes import cdiv, next_power_of_2
 from course.kernels.linear import check_linear
 from course.kernels.matmul import multiply
 from course.runtime import custom_op
@@ -92,9 +93,9 @@ def _row_statistics(x: torch.Tensor) -> torch.Tensor:
         return statistics
     rows = as_matrix(x)
     n_rows, n_cols = rows.shape
-    block_n = min(max(triton.next_power_of_2(n_cols), PART.value), 1024)
-    block_m = triton.next_power_of_2(n_rows) if runtime.INTERPRET else 4096 // block_n
-    row_statistics_kernel[(triton.cdiv(n_rows, block_m), triton.cdiv(n_cols, block_n))](
+    block_n = min(max(next_power_of_2(n_cols), PART.value), 1024)
+    block_m = next_power_of_2(n_rows) if runtime.INTERPRET else 4096 // block_n
+    row_statistics_kernel[(cdiv(n_rows, block_m), cdiv(n_cols, block_n))](
         rows, statistics, rows.stride(0), n_rows, n_cols, PARTS=statistics.shape[-1], BLOCK_M=block_m, BLOCK_N=block_n,
         **early_start(),
     )  # fmt: skip

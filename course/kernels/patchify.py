@@ -14,6 +14,7 @@ import triton.language as tl
 
 from course.kernels._checks import check_tensors
 from course.kernels._early_start import early_start, wait_for_previous
+from course.kernels._sizes import cdiv, next_power_of_2
 from course.kernels._window import pair
 from course.runtime import custom_op
 
@@ -71,8 +72,8 @@ def _patchify(x: torch.Tensor, patch_size: list[int]) -> torch.Tensor:
         return out
     (PH, PW), (B, C, H, W) = patch_size, x.shape
     GH, GW = H // PH, W // PW
-    block_r, block_x = triton.next_power_of_2(PH), min(triton.next_power_of_2(GW * PW), WIDEST)
-    patchify_kernel[(B * GH * C, triton.cdiv(GW * PW, block_x))](
+    block_r, block_x = next_power_of_2(PH), min(next_power_of_2(GW * PW), WIDEST)
+    patchify_kernel[(B * GH * C, cdiv(GW * PW, block_x))](
         x, out, x.stride(), out.stride(0), C, GH, GW, PH=PH, PW=PW, BLOCK_R=block_r, BLOCK_X=block_x,
         num_warps=min(max(block_r * block_x // 512, 1), 8), **early_start(),
     )  # fmt: skip

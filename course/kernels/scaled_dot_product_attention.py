@@ -12,6 +12,7 @@ A head moves (L + S) * (E + Ev) * itemsize bytes at least, for 2 * L * S * (E + 
 the L * S scores stay in registers. Only the keys on the diagonal and those that do not fill a block need a mask. They
 come first, in smaller blocks under one maximum; where S < BLOCK_N they are all there is.
 """
+import functools
 import math
 
 import torch
@@ -24,6 +25,7 @@ from course.kernels._checks import broadcast_shapes, check_tensors
 from course.kernels._dot import dot, matmul_precision
 from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._pointwise import walk
+from course.kernels._sizes import cdiv, next_power_of_2
 from course.runtime import best_config, custom_op
 
 LOG2_E = math.log2(math.e)  # exp(x) = exp2(x * LOG2_E), and exp2 is what the hardware has
@@ -173,33 +175,28 @@ def _scaled_dot_product_attention(
     out = _empty_result(q, k, v)
     if out.numel() == 0:
         return out
-    *lead, L, EV = out.shape
-    S, E = k.shape[-2:]
-    q, k, v = (t.expand(*lead, *t.shape[-2:]) for t in (q, k, v))
-    sizes, *strides = walk(tuple(lead), *(t.stride()[:-2] for t in (out, q, k, v)))
-    out_strides, q_strides, k_strides, v_strides = (s + t.stride()[-2:] for s, t in zip(strides, (out, q, k, v)))
+    lead, (L, EV), (S, E) = tuple(out.shape[:-2]), out.shape[-2:], k.shape[-2:]
+    q, k, v = (t if t.shape[:-2] == lead else t.expand(*lead, -1, -1) for t in (q, k, v))
+    inner_sizes, out_strides, q_strides, k_strides, v_strides = _places(lead, *[t.stride() for t in (out, q, k, v)])
 
     heads = math.prod(lead)
     scale = max(E, 1) ** -0.5 if scale is None else scale
     exponent = max(abs(scale) * LOG2_E, 2.0**-126)  # not 0, which times a masked -inf would be NaN
-    block_e, block_ev = (max(16, triton.next_power_of_2(n)) for n in (E, EV))  # tensor cores take 16 at least
+    block_e, block_ev = (max(16, next_power_of_2(n)) for n in (E, EV))  # tensor cores take 16 at least
 
     def launch(config):
         block_m, block_n = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_N"]
-        if is_causal:
-            rest = (max(block_m, block_n),)
-        else:  # S = 197 in blocks of 64 leaves (16,), in blocks of 256 it is (128, 64, 16)
-            rest = tuple(2**bit for bit in reversed(range(4, 11)) if triton.cdiv(S % block_n, 16) * 16 & 2**bit)
-        programs = triton.cdiv(L, block_m) * triton.cdiv(heads, config.kwargs.get("HEADS", 1))
+        rest = (max(block_m, block_n),) if is_causal else _last_blocks(S % block_n)
+        programs = cdiv(L, block_m) * cdiv(heads, config.kwargs.get("HEADS", 1))
         attention_kernel[(programs,)](
-            q, k, v, out, heads, L, S, exponent, sizes[1:], q_strides, k_strides, v_strides, out_strides,
+            q, k, v, out, heads, L, S, exponent, inner_sizes, q_strides, k_strides, v_strides, out_strides,
             E=E, EV=EV, CAUSAL=is_causal, NEGATE=scale < 0, PRECISION=matmul_precision(q.dtype),
             WHOLE_BLOCKS=S >= block_n, REST=rest, BLOCK_E=block_e, BLOCK_EV=block_ev,
             **config.all_kwargs(), **early_start(),
         )  # fmt: skip
 
     configs = attention_configs(heads, L, S, max(block_e, block_ev), q.dtype, is_causal)
-    waves = triton.next_power_of_2(min(triton.cdiv(heads * L, 64 * runtime.num_sms()), 32))
+    waves = next_power_of_2(min(cdiv(heads * L, 64 * runtime.num_sms()), 32))
     key = (q.dtype, f"{waves} waves", L, S, E, EV, is_causal)
     launch(best_config("scaled_dot_product_attention", key, configs, launch))
     return out
@@ -210,8 +207,21 @@ def _(q, k, v, is_causal, scale):
     return _empty_result(q, k, v)
 
 
+@functools.lru_cache(maxsize=4096)
+def _places(lead, *strides) -> tuple[tuple[int, ...], ...]:
+    """The sizes of all leading dimensions but the first, then each tensor's strides; the fewest dimensions."""
+    sizes, *steps = walk(lead, *(s[:-2] for s in strides))
+    return sizes[1:], *(step + s[-2:] for step, s in zip(steps, strides))
+
+
+@functools.lru_cache(maxsize=4096)
+def _last_blocks(keys: int) -> tuple[int, ...]:
+    """Powers of two that cover the keys after the last whole block: (16,) for 5, (128, 64, 16) for 197."""
+    return tuple(2**bit for bit in reversed(range(4, 11)) if cdiv(keys, 16) * 16 & 2**bit)
+
+
 def _empty_result(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     lead = broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    q = q.expand(*lead, *q.shape[-2:])
+    q = q if q.shape[:-2] == lead else q.expand(*lead, -1, -1)
     order = sorted(range(q.ndim - 1), key=lambda d: -(q.stride(d) or math.inf))  # what is repeated comes first
     return torch.empty_permuted((*lead, q.shape[-2], v.shape[-1]), (*order, q.ndim - 1), dtype=q.dtype, device=q.device)

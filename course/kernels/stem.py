@@ -27,6 +27,7 @@ from course import runtime
 from course.kernels._activation import relu_op
 from course.kernels._checks import check_tensors
 from course.kernels._dot import conv_precision, dot
+from course.kernels._sizes import cdiv
 from course.kernels._stem_images import pack_images, stem_sizes
 from course.kernels.conv2d import conv2d
 from course.kernels.max_pool2d import max_pool2d
@@ -157,10 +158,10 @@ def _stem(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Te
     N, K, sizes = len(x), len(weight), stem_sizes(*x.shape[2:])
     weight, bias = weight.contiguous(), bias.contiguous()
     packed = pack_images(x)
-    strips, blocks_n = triton.cdiv(sizes.groups, GROUPS), triton.cdiv(K, BLOCK_N)
+    strips, blocks_n = cdiv(sizes.groups, GROUPS), cdiv(K, BLOCK_N)
     # two programs for each multiprocessor, if that leaves them a row
-    rows = min(triton.cdiv(N * strips * blocks_n * sizes.out_h, 2 * runtime.num_sms()), sizes.out_h)
-    chunks = triton.cdiv(sizes.out_h, rows)
+    rows = min(cdiv(N * strips * blocks_n * sizes.out_h, 2 * runtime.num_sms()), sizes.out_h)
+    chunks = cdiv(sizes.out_h, rows)
     pitch = 4 * sizes.packed_w
     windows = TensorDescriptor(
         packed, [N * sizes.packed_h, 8, sizes.groups, 2, 32], [pitch, 16, 112, 8, 1], [1, 8, GROUPS, 2, 32]
