@@ -78,8 +78,8 @@ def find_rows(
     """The rows along dimensions first to last - 1 of `x`, not empty, and of the contiguous result `y`.
 
     Returns `x`, or a contiguous copy of it where three strides do not reach all of its elements. A program
-    takes at most `one_block` elements at once, and a thread `per_thread` vectors of 16 bytes, where there are rows
-    enough for every thread.
+    takes at most `one_block` elements at once, and a thread `per_thread` of them, where there are rows enough for
+    every thread.
     """
     rows = _plan(tuple(x.shape), x.stride(), y.stride(), first, last, x.element_size(), one_block, per_thread)
     if rows is None:
@@ -103,7 +103,7 @@ def _plan(shape, x_strides, y_strides, first, last, itemsize, limit, per_thread)
     power = triton.next_power_of_2
     vector = VECTOR_BYTES // itemsize
     share = power(math.prod(shape) // (FULL_SM * runtime.num_sms()))
-    warp = 32 * min(max(share, vector), per_thread * vector)  # elements in the registers of one warp
+    warp = 32 * min(max(share, vector), per_thread)  # elements in the registers of one warp
     least = min(power(n_rows), RUN_BYTES // itemsize) if 1 in (x_steps[1], y_steps[1]) else 1
     if x_steps[2] != 1 or y_steps[2] != 1:
         limit = min(limit, TURN_BYTES // itemsize)

@@ -8,7 +8,7 @@ once, (N * C * H * W + N * C * out_h * out_w) * itemsize.
 Two kernels share the work. Where windows are short or overlap, a program computes a tile of outputs and takes the
 windows' elements one after the other, as max_pool2d does. Where they are long and apart, or differ in size
 (adaptive_avg_pool2d), the threads of a program read one window together, for some of the channels. Small whole
-images, one row after the other in memory, go to _row_means.
+images, one row after the other in memory, go to _row_means, and with innermost channels to _image_means.
 """
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import triton.language as tl
 from course import runtime
 from course.kernels._checks import check_tensors
 from course.kernels._early_start import early_start, let_next_start, wait_for_previous
+from course.kernels._image_means import has_small_images, image_means
 from course.kernels._row_means import has_short_rows, row_means
 from course.kernels._sizes import cdiv
 from course.kernels._window import (
@@ -195,6 +196,8 @@ def _mean_of_images(x, y):
     x = x.view(n, c, 1, h * w)
     if has_short_rows(x):
         return row_means(x, y)
+    if has_small_images(x):
+        return image_means(x, y)
     one, row = Windows(1, 1, 1), Windows(h * w, 1, h * w)
     programs = n * cdiv(c, cache_line(x) if channels_innermost(x) else c)
     parts = min(4 * runtime.num_sms() // programs, cdiv(h * w, PART))

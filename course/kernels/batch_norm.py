@@ -136,7 +136,8 @@ def _empty_output(x):
 
 
 def _normalise(x, y, mean, var, weight, bias, eps):
-    tiles = find_tiles(y, x, per_thread=16)  # enough to be worth loading the parameters
+    # enough to be worth loading the parameters; with 64 bytes a thread, float32 is 3 % slower on an H200
+    tiles = find_tiles(y, x, per_thread=32 // x.element_size())
     y_strides, x_strides = tiles.strides
     mean, var, weight, bias = (t if t is None else t.contiguous() for t in (mean, var, weight, bias))
     batch_norm_kernel[(tiles.n_positions * tiles.n_channels,)](

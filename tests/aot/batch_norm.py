@@ -9,6 +9,8 @@ def cases(dtype):
     single = torch.ones(4, 64).unbind()
     yield "contiguous", lambda: batch_norm(x, *stats, *stats)
     yield "channels_last", lambda: batch_norm(x.to(memory_format=torch.channels_last), *stats, *stats)
+    large = torch.empty(64, 64, 28, 28, dtype=dtype, memory_format=torch.channels_last)
+    yield "channels_last, large", lambda: batch_norm(large, *stats, *stats)
     yield "float32 parameters", lambda: batch_norm(x, *single)
     yield "no parameters", lambda: batch_norm(x, *stats)
     yield "odd", lambda: batch_norm(x[:, :, :7, :7].contiguous(), *stats, *stats)

@@ -9,7 +9,9 @@ def cases(dtype):
         affine = [torch.empty(cols, dtype=dtype) if wanted else None for wanted in (weight, bias)]
         return lambda: layer_norm(x, (cols,), *affine)
 
+    yield "1 column", case(100_000, 1)
     yield "10 columns", case(100_000, 10)
+    yield "192 columns", case(100_000, 192)
     yield "768 columns", case(20_000, 768)
     yield "197 rows", case(197, 768)
     yield "no weight", case(197, 768, weight=False)

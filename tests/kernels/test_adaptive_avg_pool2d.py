@@ -52,11 +52,32 @@ def test_small_images_one_after_the_other(shape, dtype, device):
     check(x, 1)
 
 
+SHAPES = [(3, 77, 7, 7), (2, 130, 8, 8), (2, 130, 5, 13), (5, 64, 3, 11), (2, 40, 4, 8), (130, 1, 2, 25), (2, 3, 64, 1)]
+"""Of 33 to 64 pixels, and of one more and one fewer; with channels that fill tiles of 64, or do not."""
+
+
+@pytest.mark.parametrize("view", [
+    lambda t: t, lambda t: t[1:, 1:], lambda t: t[:, ::2], lambda t: t[:, :, 1:], lambda t: t[:, :1].expand(t.shape),
+])  # fmt: skip
+@pytest.mark.parametrize("shape", SHAPES)
+def test_small_images_with_innermost_channels(shape, view, device):
+    x = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    check(view(x), 1)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nan_and_infinity_stay_in_their_channel(shape, dtype, device):
+    x = torch.randn(shape, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    x[0, 0, -1, -1], x[-1, -1, 0, 0] = float("nan"), float("inf")
+    check(x, 1)
+
+
 def test_many_windows_of_innermost_channels(dtype, device, monkeypatch):
     """The tiles of a GPU, where each thread adds up whole windows: the interpreter takes larger ones."""
     monkeypatch.setattr(runtime, "INTERPRET", False)
     monkeypatch.setattr(runtime, "num_sms", lambda: 1)
-    check(torch.randn(8, 130, 7, 7, dtype=dtype, device=device).to(memory_format=torch.channels_last), 1)
+    check(torch.randn(8, 130, 9, 8, dtype=dtype, device=device).to(memory_format=torch.channels_last), 1)
     check(torch.randn(1, 130, 9, 12, dtype=dtype, device=device).to(memory_format=torch.channels_last), (2, 5))
 
 
@@ -123,3 +144,14 @@ def test_more_than_2_31_elements(shape, memory_format):
         magnitude = F.adaptive_avg_pool2d(end.abs(), size)
         exact = F.adaptive_avg_pool2d(end, size)
         assert_accurate(adaptive_avg_pool2d(x, size)[-1:, -3:], exact, terms=2000, magnitude=magnitude)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(700_000, 64, 7, 7), (1, 45_000_001, 7, 7)])
+@pytest.mark.usefixtures("whole_gpu")
+def test_more_than_2_31_elements_of_small_images(shape):
+    """Many images pass 2**31, and so do the pixels of one image of many channels."""
+    x = torch.empty(shape, dtype=torch.float16, device="cuda", memory_format=torch.channels_last).normal_()
+    end = x[-1:, -3:].double()
+    exact, magnitude = F.adaptive_avg_pool2d(end, 1), F.adaptive_avg_pool2d(end.abs(), 1)
+    assert_accurate(adaptive_avg_pool2d(x, 1)[-1:, -3:], exact, terms=64, magnitude=magnitude)

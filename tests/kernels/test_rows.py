@@ -3,6 +3,7 @@ import torch
 
 from course import runtime
 from course.kernels import _rows
+from course.kernels.layer_norm import ONE_BLOCK, PER_THREAD
 from tests.kernels.test_layer_norm import check as check_layer_norm
 from tests.kernels.test_softmax import check as check_softmax
 
@@ -37,7 +38,7 @@ def test_every_run_begins_at_a_multiple_of_its_alignment(device):
         for x in (wide, tall.T, wide[:, 1:], tall[:, 1:].T):
             y = torch.empty_like(x, memory_format=torch.contiguous_format)
             for dim in (0, 1):
-                _, rows = _rows.find_rows(x, y, dim, dim + 1, 1 << 15, per_thread=8)
+                _, rows = _rows.find_rows(x, y, dim, dim + 1, 1 << 15, per_thread=32)
                 for side, name, size in ((1, "M", rows.sizes[0]), (2, "N", rows.sizes[1])):
                     align = rows.tile[f"ALIGN_{name}"]
                     assert size % align == 0 and rows.tile[f"BLOCK_{name}"] % align == 0
@@ -51,10 +52,10 @@ def test_long_rows_stay_in_one_block_unless_they_are_turned(device):
     for dtype in (torch.float16, torch.float32):
         limit = 2**17 // dtype.itemsize
         x = torch.empty(4, limit, dtype=dtype, device=device)
-        assert _rows.find_rows(x, torch.empty_like(x), 1, 2, limit, per_thread=4)[1].one_block
+        assert _rows.find_rows(x, torch.empty_like(x), 1, 2, limit, per_thread=16)[1].one_block
         x = torch.empty(2048, 64, dtype=dtype, device=device).T
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        tile = _rows.find_rows(x, y, 1, 2, limit, per_thread=4)[1].tile
+        tile = _rows.find_rows(x, y, 1, 2, limit, per_thread=16)[1].tile
         assert tile["BLOCK_M"] * tile["BLOCK_N"] * dtype.itemsize <= 2**16
 
 
@@ -63,4 +64,14 @@ def test_no_program_has_more_threads_than_a_gpu_runs(capability, warps, device, 
     """1,024 of them: in warps of 32 by NVIDIA, of 64 by AMD."""
     monkeypatch.setattr(runtime, "capability", lambda: capability)
     x = torch.empty(1, 2**15, device=device)
-    assert _rows.find_rows(x, torch.empty_like(x), 1, 2, 2**15, per_thread=8)[1].tile["num_warps"] == warps
+    assert _rows.find_rows(x, torch.empty_like(x), 1, 2, 2**15, per_thread=32)[1].tile["num_warps"] == warps
+
+
+def test_one_warp_has_a_whole_row_of_layer_norm(device, monkeypatch):
+    """Up to 1,024 elements, in any dtype; with few rows, several warps share one."""
+    monkeypatch.setattr(runtime, "num_sms", lambda: 1)
+    for dtype in (torch.float16, torch.float32):
+        for n_rows, warps in ((64, 1), (1, 1024 * dtype.itemsize // 512)):  # of 16 bytes a thread
+            x = torch.empty(n_rows, 768, dtype=dtype, device=device)
+            tile = _rows.find_rows(x, torch.empty_like(x), 1, 2, ONE_BLOCK, PER_THREAD)[1].tile
+            assert (tile["BLOCK_M"], tile["BLOCK_N"], tile["num_warps"]) == (1, 1024, warps)
