@@ -5,7 +5,7 @@ import torch
 import triton
 
 from course import runtime
-from course.kernels._matmul_specialised import BLOCK_M, GROUPS
+from course.kernels._matmul_specialised import COLS, REGISTERS, rows_of_a_tile
 from course.kernels._row_statistics import PART
 
 POINTER_TILES = [  # BLOCK_M, BLOCK_N, warps
@@ -17,7 +17,6 @@ TMA_TILES = [  # the same, and programs on a multiprocessor: of two, one multipl
     (128, 256, 8, 1), (256, 128, 8, 1), (128, 128, 8, 1), (128, 128, 4, 2), (128, 128, 8, 2), (64, 256, 4, 1),
     (128, 64, 4, 2), (64, 128, 4, 2),
 ]  # fmt: skip
-SPECIALISED_N = 128  # columns of a tile; the kernel's groups of warps make its rows
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 STAGES = 4
 OFFERED = 12
@@ -90,12 +89,11 @@ def matmul_configs(
             cost = parts_cost(split) + cycles(block_m, block_n, tiles * split, triton.cdiv(steps, split))
             found.append((cost, config))
 
-    if specialised:
-        block_m, block_n = BLOCK_M.value, SPECIALISED_N
-        tiles = triton.cdiv(M, block_m) * triton.cdiv(N, block_n)
-        blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 2, "GROUPS": GROUPS.value}
-        config = triton.Config(blocks, num_warps=4, num_stages=STAGES)
-        found.append((cycles(block_m, block_n, tiles, steps, barriers=0), config))
+    for groups in REGISTERS if specialised else []:
+        rows, cols = sum(rows_of_a_tile(M, N, groups, sms)), groups * COLS.value
+        config = triton.Config({"GROUPS": groups}, num_warps=4, num_stages=1)  # the kernel has stages of its own
+        tiles = triton.cdiv(M, rows) * triton.cdiv(N, cols)
+        found.append((cycles(rows, cols, tiles, steps, barriers=0), config))
 
     found = [config for _, config in sorted(found, key=lambda entry: entry[0])]
     return found[:1] if batch * M * N * K < SMALL else found[:OFFERED]

@@ -1,18 +1,20 @@
-"""Matrix product for Hopper whose warps have different tasks: one only loads, the others only multiply.
+"""Matrix product for Hopper whose warps have different tasks, in tiles that come out even.
 
 In `_matmul_tma` all warps ask for the next blocks, and meet at a barrier for it at every step. Here one warp does
-nothing else, as far ahead as there is room. The others are groups of four, each with 64 rows of the tile, which is what
-a tensor core instruction takes. A group waits for a block to be there, multiplies, and says that it may be overwritten;
-no group waits for another. Which warp does what is nothing that Triton lets a kernel say: this is Gluon, the language
-below it, in which the layouts of registers and shared memory are the author's as well.
+nothing else, as far ahead as there is room. The others are groups of four, each with 64 columns of the tile. A group
+waits for a block to be there, multiplies, and says that it may be overwritten; no group waits for another. Which warp
+does what is nothing that Triton lets a kernel say: this is Gluon, the language below it, in which the layouts of
+registers and shared memory are the author's as well.
 
-Three groups also make tiles that no power of two makes, of 192 rows. 3,152 rows by 768 columns, a layer of a ViT for 16
-images, are 102 tiles of 192 x 128, each on a multiprocessor of its own; of 128 x 128 they are 150, and 18 of an H200's
-132 multiprocessors have two, for which the others wait.
-
-A step of 64 products a sum keeps the tensor cores busy for 768 cycles, and shared memory, at 128 bytes a cycle, for
-896: each group reads its own 8 KB and the 16 KB of all columns, and the copy engine writes 40 KB.
+A tensor core instruction takes 64 rows of its left operand and any multiple of 8 columns of its right one. Rows of a
+usually come in numbers that no power of two divides, columns of b, being a layer's features, do not: so each group
+computes its part of the result transposed, with b's columns on the left, and a tile may have as many rows as it takes
+for the multiprocessors to have equal work. 1,576 rows by 768 columns, a layer of a ViT for 8 images, are 132 tiles of
+72 x 128, one for each multiprocessor of an H200; of 128 x 128 they are 78, and 54 multiprocessors have none. Tensors in
+registers have sizes that are powers of two, so the 72 rows are two of them, of 64 and 8 rows: two instructions.
 """
+import functools
+
 import torch
 import triton
 from triton.experimental import gluon
@@ -26,29 +28,42 @@ from course import runtime
 from course.kernels._activation import epilogue
 from course.kernels._early_start import early_start, wait_for_previous
 from course.kernels._matmul_tile import Product, grouped_tile
+from course.kernels._sizes import cdiv
 
 # two names that Triton 3.6 does not know yet
 async_load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 async_store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
-GROUPS = gl.constexpr(3)
-ROWS = gl.constexpr(64)  # of a group
-BLOCK_M = gl.constexpr(GROUPS.value * ROWS.value)
-MAX_REGISTERS = 128  # a thread, to begin with: 65,536 of them for 16 warps
+COLS = gl.constexpr(64)  # of a group
+GROUP_M = gl.constexpr(4)  # tiles whose rows follow each other, and which use the same columns of b
+TILE_ROWS = [(64,), (64, 8), (64, 16), (64, 32), (128,), (128, 16), (128, 32)]
+MEMORY = 226 * 1024  # bytes of shared memory for blocks, of a program's 227 KB
+REGISTERS = {2: (168, 232), 3: (128, 152)}
+"""By the number of groups: registers of a thread to begin with, of 65,536 in all, and of a group's once tasks begin."""
 
 
 @gluon.jit
 def matmul_specialised_kernel(
-    a_desc, b_desc, out_desc, residual_desc, bias_ptr, bias_stride, ahead_ptr, ahead_size, M, N, K,
-    ACTIVATION: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, GROUP_M: gl.constexpr,
-    STAGES: gl.constexpr, EARLY: gl.constexpr,
+    a_desc, a_rest_desc, b_desc, out_desc, out_rest_desc, residual_desc, residual_rest_desc, bias_ptr, bias_stride,
+    ahead_ptr, ahead_size, M, N, K, ACTIVATION: gl.constexpr, ROWS: gl.constexpr, GROUPS: gl.constexpr,
+    BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP_REGISTERS: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
+    a_descs = (a_desc,)
+    out_descs = (out_desc,)
+    residual_descs = (residual_desc,)
+    if len(ROWS) == 2:
+        a_descs = (a_desc, a_rest_desc)
+        out_descs = (out_desc, out_rest_desc)
+        residual_descs = (residual_desc, residual_rest_desc)
     if ahead_ptr is not None:
         fetch_ahead(ahead_ptr, ahead_size)
     wait_for_previous(EARLY)
-    a_blocks = gl.allocate_shared_memory(a_desc.dtype, [STAGES * GROUPS, ROWS, BLOCK_K], a_desc.layout)
-    b_blocks = gl.allocate_shared_memory(b_desc.dtype, [STAGES, BLOCK_N, BLOCK_K], b_desc.layout)
-    tiles = gl.allocate_shared_memory(out_desc.dtype, [GROUPS, ROWS, BLOCK_N], out_desc.layout)
+    b_blocks = gl.allocate_shared_memory(b_desc.dtype, [STAGES * GROUPS, COLS, BLOCK_K], b_desc.layout)
+    a_blocks = ()
+    tiles = ()
+    for part in gl.static_range(len(ROWS)):
+        a_blocks += (gl.allocate_shared_memory(b_desc.dtype, [STAGES, ROWS[part], BLOCK_K], a_descs[part].layout),)
+        tiles += (gl.allocate_shared_memory(b_desc.dtype, [GROUPS, ROWS[part], COLS], out_descs[part].layout),)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     residual_full = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
@@ -60,14 +75,32 @@ def matmul_specialised_kernel(
 
     sizes = (M, N, K)
     blocks = (a_blocks, b_blocks, full, empty)
-    result = (out_desc, residual_desc, bias_ptr, bias_stride, tiles, residual_full)
+    result = (out_descs, residual_descs, bias_ptr, bias_stride, tiles, residual_full)
     # beside the first group, which keeps the registers that are left
-    gl.warp_specialize([
-        (multiply, (0, sizes, blocks, result, ACTIVATION, BLOCK_N, BLOCK_K, GROUP_M, STAGES)),
-        (multiply, (1, sizes, blocks, result, ACTIVATION, BLOCK_N, BLOCK_K, GROUP_M, STAGES)),
-        (multiply, (2, sizes, blocks, result, ACTIVATION, BLOCK_N, BLOCK_K, GROUP_M, STAGES)),
-        (load, (a_desc, b_desc, sizes, blocks, BLOCK_N, BLOCK_K, GROUP_M, STAGES)),
-    ], worker_num_warps=[4, 4, 1], worker_num_regs=[152, 152, 40])  # fmt: skip
+    if GROUPS == 2:
+        gl.warp_specialize([
+            (multiply, (0, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
+            (multiply, (1, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
+            (load, (a_descs, b_desc, sizes, blocks, ROWS, GROUPS, BLOCK_K, STAGES)),
+        ], worker_num_warps=[4, 1], worker_num_regs=[GROUP_REGISTERS, 40])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (multiply, (0, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
+            (multiply, (1, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
+            (multiply, (2, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
+            (load, (a_descs, b_desc, sizes, blocks, ROWS, GROUPS, BLOCK_K, STAGES)),
+        ], worker_num_warps=[4, 4, 1], worker_num_regs=[GROUP_REGISTERS, GROUP_REGISTERS, 40])  # fmt: skip
+
+
+@gluon.constexpr_function
+def total(sizes):
+    return sum(sizes)
+
+
+@gluon.constexpr_function
+def registers_of(rows):
+    """The layout of a group's sums: a warp has 16 columns, and a thread the pairs of rows that tensor cores give it."""
+    return gl.NVMMADistributedLayout([3, 0], warps_per_cta=[4, 1], instr_shape=[16, rows, 16])
 
 
 @gluon.jit
@@ -83,13 +116,15 @@ def fetch_ahead(ptr, size):
 
 @gluon.jit
 def load(
-    a_desc, b_desc, sizes, blocks, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, GROUP_M: gl.constexpr,
+    a_descs, b_desc, sizes, blocks, ROWS: gl.constexpr, GROUPS: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr,
 ):  # fmt: skip
     """The task of the warp that loads: one step's blocks after the other, for all tiles of this program."""
     M, N, K = sizes
     a_blocks, b_blocks, full, empty = blocks
-    BYTES: gl.constexpr = (BLOCK_M + BLOCK_N) * BLOCK_K * a_desc.dtype.primitive_bitwidth // 8
+    BLOCK_M: gl.constexpr = total(ROWS)
+    BLOCK_N: gl.constexpr = GROUPS * COLS
+    BYTES: gl.constexpr = (BLOCK_M + BLOCK_N) * BLOCK_K * b_desc.dtype.primitive_bitwidth // 8
     step = 0
     for tile in range(gl.program_id(0), gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N), gl.num_programs(0)):
         tile_m, tile_n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
@@ -99,64 +134,86 @@ def load(
             mbarrier.wait(empty.index(stage), step // STAGES & 1 ^ 1)  # which passes at once in the first round
             mbarrier.expect(bar, BYTES)
             for group in gl.static_range(GROUPS):
-                async_load(a_desc, [tile_m * BLOCK_M + group * ROWS, k * BLOCK_K], bar,
-                           a_blocks.index(stage * GROUPS + group))  # fmt: skip
-            async_load(b_desc, [tile_n * BLOCK_N, k * BLOCK_K], bar, b_blocks.index(stage))
+                async_load(b_desc, [tile_n * BLOCK_N + group * COLS, k * BLOCK_K], bar,
+                           b_blocks.index(stage * GROUPS + group))  # fmt: skip
+            for part in gl.static_range(len(ROWS)):
+                async_load(a_descs[part], [tile_m * BLOCK_M + part * ROWS[0], k * BLOCK_K], bar,
+                           a_blocks[part].index(stage))  # fmt: skip
             step += 1
 
 
 @gluon.jit
 def multiply(
-    GROUP: gl.constexpr, sizes, blocks, result, ACTIVATION: gl.constexpr, BLOCK_N: gl.constexpr,
-    BLOCK_K: gl.constexpr, GROUP_M: gl.constexpr, STAGES: gl.constexpr,
+    GROUP: gl.constexpr, sizes, blocks, result, ACTIVATION: gl.constexpr, ROWS: gl.constexpr, GROUPS: gl.constexpr,
+    BLOCK_K: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """The task of a group: its rows of all tiles of this program, each finished and stored."""
+    """The task of a group: its columns of all tiles of this program, each finished and stored."""
     M, N, K = sizes
     a_blocks, b_blocks, full, empty = blocks
-    out_desc, residual_desc, bias_ptr, bias_stride, tiles, residual_full = result
-    here = tiles.index(GROUP)
-    # a warp has 16 rows, and a thread of it the pairs of columns that the tensor cores give it
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], warps_per_cta=[4, 1], instr_shape=[16, BLOCK_N, 16])
+    out_descs, residual_descs, bias_ptr, bias_stride, tiles, residual_full = result
+    BLOCK_M: gl.constexpr = total(ROWS)
+    BLOCK_N: gl.constexpr = GROUPS * COLS
     step = 0
     finished = 0
     for tile in range(gl.program_id(0), gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N), gl.num_programs(0)):
         tile_m, tile_n = grouped_tile(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
-        row, col = tile_m * BLOCK_M + GROUP * ROWS, tile_n * BLOCK_N
-        if bias_ptr is not None:
-            cols = col + gl.arange(0, BLOCK_N, gl.SliceLayout(0, layout))
-            bias = gl.load(bias_ptr + cols * bias_stride, mask=cols < N)
-        acc = gl.full([ROWS, BLOCK_N], 0.0, gl.float32, layout)
+        row, col = tile_m * BLOCK_M, tile_n * BLOCK_N + GROUP * COLS
+        accs = ()
+        biases = ()
+        for part in gl.static_range(len(ROWS)):
+            accs += (gl.full([COLS, ROWS[part]], 0.0, gl.float32, registers_of(ROWS[part])),)
+            if bias_ptr is not None:
+                cols = col + gl.arange(0, COLS, gl.SliceLayout(1, registers_of(ROWS[part])))
+                biases += (gl.load(bias_ptr + cols * bias_stride, mask=cols < N),)
         # at least one step: where a loop might be skipped, ptxas may run its products one after the other
         for k in range(gl.maximum(gl.cdiv(K, BLOCK_K), 1)):
             stage = step % STAGES
             mbarrier.wait(full.index(stage), step // STAGES & 1)
-            acc = warpgroup_mma(a_blocks.index(stage * GROUPS + GROUP), b_blocks.index(stage).permute((1, 0)), acc,
-                                is_async=True)  # fmt: skip
-            if residual_desc is not None:
+            b = b_blocks.index(stage * GROUPS + GROUP)
+            sums = ()
+            for part in gl.static_range(len(ROWS)):
+                sums += (warpgroup_mma(b, a_blocks[part].index(stage).permute((1, 0)), accs[part], is_async=True),)
+            if residual_descs[0] is not None:
                 if k == 0:  # the tensor cores have work: time to see the last tile off, and fetch what this one needs
                     tma.store_wait(0)
-                    mbarrier.expect(residual_full.index(GROUP), ROWS * BLOCK_N * out_desc.dtype.primitive_bitwidth // 8)
-                    async_load(residual_desc, [row, col], residual_full.index(GROUP), here)
-            acc = warpgroup_mma_wait(1, deps=[acc])  # for the product of the step before, whose blocks are now free
+                    mbarrier.expect(residual_full.index(GROUP), BLOCK_M * COLS * b_blocks.dtype.primitive_bitwidth // 8)
+                    for part in gl.static_range(len(ROWS)):
+                        async_load(residual_descs[part], [row + part * ROWS[0], col], residual_full.index(GROUP),
+                                   tiles[part].index(GROUP))  # fmt: skip
+            accs = wait_for_products(sums, len(ROWS))  # of the step before, whose blocks are now free
             mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1, pred=k > 0)
             step += 1
-        acc = warpgroup_mma_wait(0, deps=[acc])
+        accs = wait_for_products(accs, 0)
         mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1)
 
-        if bias_ptr is not None:
-            acc += bias.to(gl.float32)[None, :]
-        if ACTIVATION is not None:
-            acc = ACTIVATION(acc)
-        if residual_desc is not None:
+        if residual_descs[0] is not None:
             mbarrier.wait(residual_full.index(GROUP), finished & 1)
-            acc += here.load(layout).to(gl.float32)
         else:
             tma.store_wait(0)
-        here.store(acc.to(out_desc.dtype))
+        for part in gl.static_range(len(ROWS)):
+            acc = accs[part]
+            here = tiles[part].index(GROUP).permute((1, 0))
+            if bias_ptr is not None:
+                acc += biases[part].to(gl.float32)[:, None]
+            if ACTIVATION is not None:
+                acc = ACTIVATION(acc)
+            if residual_descs[0] is not None:
+                acc += here.load(registers_of(ROWS[part])).to(gl.float32)
+            here.store(acc.to(b_blocks.dtype))
         fence_async_shared()
-        async_store(out_desc, [row, col], here)
+        for part in gl.static_range(len(ROWS)):
+            async_store(out_descs[part], [row + part * ROWS[0], col], tiles[part].index(GROUP))
         finished += 1
     tma.store_wait(0)
+
+
+@gluon.jit
+def wait_for_products(sums, PENDING: gl.constexpr):
+    """The sums of all products but the last PENDING."""
+    if len(sums) == 1:
+        return (warpgroup_mma_wait(PENDING, deps=sums),)
+    else:
+        return warpgroup_mma_wait(PENDING, deps=sums)
 
 
 def specialised_takes(p: Product) -> bool:
@@ -165,25 +222,47 @@ def specialised_takes(p: Product) -> bool:
             and p.a_strides[1] == 1 and p.b_strides[0] == 1)  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4096)
+def rows_of_a_tile(M: int, N: int, groups: int, sms: int) -> tuple[int, ...]:
+    """Rows of a tile, a power of two or two, with which `sms` multiprocessors take the fewest cycles.
+
+    What a multiprocessor takes for 16 products of each sum of a tile is its shared memory's time, at 128 bytes a cycle,
+    or its tensor cores': each group reads its own 2 KB once for each power of two, and 32 bytes a row; the copy engine
+    writes 32 bytes a row and a column.
+    """
+
+    def cycles(rows):
+        tiles = cdiv(M, sum(rows)) * cdiv(N, COLS.value * groups)
+        shared = groups * sum(16 + part / 4 for part in rows) + (sum(rows) + COLS.value * groups) / 4
+        return cdiv(tiles, sms) * (max(shared, groups * sum(rows) / 2) + 20)  # and to begin and end a tile
+
+    return min(TILE_ROWS, key=cycles)
+
+
 def matmul_specialised(p: Product, config: triton.Config) -> None:
     dtype = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}[p.out.dtype]
-    options = config.all_kwargs()
-    block_n, block_k = options["BLOCK_N"], options["BLOCK_K"]
-    fixed = options.pop("BLOCK_M"), options.pop("GROUPS")  # by the kernel's three `multiply`
-    assert fixed == (BLOCK_M.value, GROUPS.value), fixed
+    groups = config.kwargs["GROUPS"]
+    rows, cols = rows_of_a_tile(p.M, p.N, groups, runtime.num_sms()), COLS.value
+    finished = sum(rows) * cols * groups * 2
+    stages = {k: (MEMORY - finished) // ((sum(rows) + cols * groups) * k * 2) for k in (128, 64)}
+    block_k = 128 if stages[128] >= 4 else 64  # fewer barriers, if four steps can be under way
 
-    def describe(t, rows, cols, stride, block):
+    def describe(t, sizes, stride, block):
         layout = gl.NVMMASharedLayout.get_default_for(block, dtype)
-        return TensorDescriptor(t, [rows, cols], [stride, 1], block, layout)
+        return TensorDescriptor(t, list(sizes), [stride, 1], block, layout)
 
-    of_group = [ROWS.value, block_n]
-    programs = min(runtime.num_sms(), triton.cdiv(p.M, BLOCK_M.value) * triton.cdiv(p.N, block_n))
+    def describe_parts(t, sizes, stride, cols):
+        parts = [None if t is None else describe(t, sizes, stride, [part, cols]) for part in rows]
+        return *parts, *[None] * (2 - len(parts))
+
+    programs = min(runtime.num_sms(), cdiv(p.M, sum(rows)) * cdiv(p.N, cols * groups))
+    registers, group_registers = REGISTERS[groups]
     matmul_specialised_kernel[(programs,)](
-        describe(p.a, p.M, p.K, p.a_strides[0], [ROWS.value, block_k]),
-        describe(p.b, p.N, p.K, p.b_strides[1], [block_n, block_k]),
-        describe(p.out, p.M, p.N, p.N, of_group),
-        None if p.residual is None else describe(p.residual, p.M, p.N, p.residual_strides[0], of_group),
+        *describe_parts(p.a, (p.M, p.K), p.a_strides[0], block_k),
+        describe(p.b, (p.N, p.K), p.b_strides[1], [cols, block_k]),
+        *describe_parts(p.out, (p.M, p.N), p.N, cols),
+        *describe_parts(p.residual, (p.M, p.N), p.residual_strides[0], cols),
         p.bias, p.bias_stride, p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K,
-        ACTIVATION=epilogue(p.activation, p.out.dtype), STAGES=options.pop("num_stages"), maxnreg=MAX_REGISTERS,
-        **options, **early_start(),
+        ACTIVATION=epilogue(p.activation, p.out.dtype), ROWS=rows, BLOCK_K=block_k, STAGES=stages[block_k],
+        GROUP_REGISTERS=group_registers, maxnreg=registers, **config.all_kwargs(), **early_start(),
     )  # fmt: skip

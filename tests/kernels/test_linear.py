@@ -98,27 +98,27 @@ def test_residual_is_the_input(device):
 @pytest.mark.parametrize("path", [
     "pointers", "split",
     *(pytest.param(path, marks=needs_tma) for path in ("tma", "tma at once", "tma one tile", "tma split")),
-    pytest.param("specialised", marks=needs_hopper),
+    *(pytest.param(path, marks=needs_hopper) for path in ("specialised", "specialised, 2 groups")),
 ])  # fmt: skip
 def test_every_path(path, activation, with_residual, dtype, monkeypatch, tf32):  # noqa: F811
     slices = 4 if with_residual else 1
     configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(slices), "tma at once": tma(slices, True),
                "tma one tile": tma(slices, True, per_sm=100), "tma split": tma(slices, True, 3),
-               "specialised": specialised()}  # fmt: skip
+               "specialised": specialised(), "specialised, 2 groups": specialised(2)}  # fmt: skip
     used = use(monkeypatch, configs[path], pointers())
     x, weight, bias = normal((2, 75, 200), dtype), normal((136, 200), dtype), normal(136, dtype)
     residual = normal((2, 75, 136), dtype) if with_residual else None
     check(x, weight, bias, activation, residual)
     assert ("SLICES" in used[0].kwargs) == path.startswith("tma")
-    assert ("GROUPS" in used[0].kwargs) == (path == "specialised" and dtype != torch.float32)
+    assert ("GROUPS" in used[0].kwargs) == (path.startswith("specialised") and dtype != torch.float32)
 
 
 @needs_hopper
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_specialised_warps_with_many_tiles(activation, dtype, monkeypatch):
+@pytest.mark.parametrize("activation, groups", [*((a, 3) for a in ACTIVATIONS), (None, 2), ("gelu", 2)])
+def test_specialised_warps_with_many_tiles(activation, groups, dtype, monkeypatch):
     """Several tiles for each program: a tile's residual takes the place of what is being stored of the one before."""
-    used = use(monkeypatch, specialised())
+    used = use(monkeypatch, specialised(groups))
     x, weight, bias = normal((7000, 200), dtype), normal((1032, 200), dtype), normal(1032, dtype)
     residual, following = normal((7000, 1032), dtype), normal((300, 65), dtype)
     check(x, weight, bias, activation, residual)

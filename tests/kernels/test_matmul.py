@@ -7,8 +7,9 @@ import triton
 from hypothesis import strategies as st
 
 from course import runtime
-from course.kernels import matmul
+from course.kernels import _matmul_specialised, matmul
 from course.kernels._matmul_configs import OFFERED, matmul_configs
+from course.kernels._matmul_specialised import TILE_ROWS, rows_of_a_tile
 from course.runtime import INTERPRET
 from tests.compare import TF32, assert_accurate, assert_like_pytorch, one_dtype
 
@@ -70,9 +71,8 @@ def tma(slices=2, at_once=False, split=1, per_sm=1):
     return triton.Config(blocks, num_warps=4, num_stages=3)
 
 
-def specialised():
-    blocks = {"BLOCK_M": 192, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 2, "GROUPS": 3}
-    return triton.Config(blocks, num_warps=4, num_stages=4)
+def specialised(groups=3):
+    return triton.Config({"GROUPS": groups}, num_warps=4, num_stages=1)
 
 
 needs_tma = pytest.mark.skipif(not INTERPRET and runtime.capability() not in ((9, 0), (10, 0)), reason="needs TMA")
@@ -145,10 +145,11 @@ def test_through_the_copy_engine(M, N, K, a_rows, b_rows, dtype, monkeypatch, tf
 
 
 @needs_hopper
+@pytest.mark.parametrize("groups", [2, 3])
 @pytest.mark.parametrize("M, N, K", [(300, 136, 200), (64, 64, 32), (17, 8, 8), (5000, 1000, 328), (6000, 768, 3072)])
-def test_through_specialised_warps(M, N, K, dtype, monkeypatch):
-    """Groups without a row, edges in each direction, fewer steps than stages, more tiles than multiprocessors."""
-    used = use(monkeypatch, specialised(), pointers())
+def test_through_specialised_warps(M, N, K, groups, dtype, monkeypatch):
+    """Groups without a column, edges in each direction, fewer steps than stages, more tiles than multiprocessors."""
+    used = use(monkeypatch, specialised(groups), pointers())
     a, b = normal((M, K), dtype), normal((N, K), dtype).T
     assert torch.equal(check(a, b), matmul(a, b))
     assert ("GROUPS" in used[0].kwargs) == (dtype != torch.float32)
@@ -156,6 +157,27 @@ def test_through_specialised_warps(M, N, K, dtype, monkeypatch):
     check(a, b.contiguous())  # not as a linear layer has them
     check(a.T.contiguous().T, b)
     assert not any("GROUPS" in config.kwargs for config in used)
+
+
+@needs_hopper
+@pytest.mark.parametrize("groups", [2, 3])
+@pytest.mark.parametrize("rows", TILE_ROWS, ids=str)
+def test_specialised_warps_with_each_size_of_tile(rows, groups, monkeypatch):
+    used = use(monkeypatch, specialised(groups))
+    monkeypatch.setattr(_matmul_specialised, "rows_of_a_tile", lambda *sizes: rows)
+    a, b = normal((1000, 200), torch.bfloat16), normal((1096, 200), torch.bfloat16).T
+    check(a, b)
+    assert all("GROUPS" in config.kwargs for config in used)
+
+
+@pytest.mark.parametrize("M, N, groups, rows", [
+    (1576, 768, 2, (64, 8)), (3152, 768, 2, (128, 16)), (1576, 2304, 3, (128, 16)), (12608, 768, 3, (128,)),
+])  # fmt: skip
+def test_tiles_come_out_even(M, N, groups, rows):
+    """Layers of a ViT on an H200: as many tiles as multiprocessors, or a multiple."""
+    assert rows_of_a_tile(M, N, groups, 132) == rows
+    tiles = triton.cdiv(M, sum(rows)) * triton.cdiv(N, 64 * groups)
+    assert tiles % 132 == 0
 
 
 @needs_tma
@@ -178,18 +200,18 @@ def test_what_the_copy_engine_cannot_read(dtype, monkeypatch):
 
 @pytest.mark.parametrize("path", [
     "pointers", "split", *(pytest.param(path, marks=needs_tma) for path in ("tma", "tma split")),
-    pytest.param("specialised", marks=needs_hopper),
+    *(pytest.param(path, marks=needs_hopper) for path in ("specialised", "specialised, 2 groups")),
 ])  # fmt: skip
 def test_integers_come_out_exactly(path, dtype, device, monkeypatch, tf32):
     configs = {"pointers": pointers(), "split": pointers(3), "tma": tma(), "tma split": tma(2, True, 3),
-               "specialised": specialised()}  # fmt: skip
+               "specialised": specialised(), "specialised, 2 groups": specialised(2)}  # fmt: skip
     used = use(monkeypatch, configs[path], pointers())
     a = torch.randint(-4, 5, (200, 264), device=device)
     b = torch.randint(-1, 2, (264, 136), device=device) * (torch.rand(264, 136, device=device) < 0.1)  # sums under 256
     got = matmul(a.to(dtype), b.T.contiguous().T.to(dtype))
     assert torch.equal(got.cpu().long(), a.cpu() @ b.cpu())
     assert ("SLICES" in used[0].kwargs) == path.startswith("tma")
-    assert ("GROUPS" in used[0].kwargs) == (path == "specialised" and dtype != torch.float32)
+    assert ("GROUPS" in used[0].kwargs) == (path.startswith("specialised") and dtype != torch.float32)
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
