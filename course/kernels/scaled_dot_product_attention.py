@@ -11,6 +11,9 @@ calculation for softmax, 2018; Dao et al., FlashAttention, 2022).
 A head moves (L + S) * (E + Ev) * itemsize bytes at least, for 2 * L * S * (E + Ev) operations and L * S exponentials;
 the L * S scores stay in registers. Only the keys on the diagonal and those that do not fill a block need a mask. They
 come first, in smaller blocks under one maximum; where S < BLOCK_N they are all there is.
+
+On Hopper, 16-bit heads of 64 that nothing masks may take another kernel: `_attention_specialised`, where two groups of
+warps take turns with the tensor cores, one computing exponentials while the other multiplies.
 """
 import functools
 import math
@@ -21,6 +24,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels._attention_configs import attention_configs
+from course.kernels._attention_specialised import attention_specialised, specialised_takes
 from course.kernels._checks import broadcast_shapes, check_tensors
 from course.kernels._dot import dot, matmul_precision
 from course.kernels._early_start import early_start, wait_for_previous
@@ -177,7 +181,7 @@ def _scaled_dot_product_attention(
         return out
     lead, (L, EV), (S, E) = tuple(out.shape[:-2]), out.shape[-2:], k.shape[-2:]
     q, k, v = (t if t.shape[:-2] == lead else t.expand(*lead, -1, -1) for t in (q, k, v))
-    inner_sizes, out_strides, q_strides, k_strides, v_strides = _places(lead, *[t.stride() for t in (out, q, k, v)])
+    outer_sizes, out_strides, *strides = _places(lead, *[t.stride() for t in (out, q, k, v)])
 
     heads = math.prod(lead)
     scale = max(E, 1) ** -0.5 if scale is None else scale
@@ -185,19 +189,24 @@ def _scaled_dot_product_attention(
     block_e, block_ev = (max(16, next_power_of_2(n)) for n in (E, EV))  # tensor cores take 16 at least
 
     def launch(config):
+        if "GROUPS" in config.kwargs:
+            attention_specialised(q, k, v, out, outer_sizes, *strides, out_strides, exponent, scale < 0, config)
+            return
         block_m, block_n = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_N"]
         rest = (max(block_m, block_n),) if is_causal else _last_blocks(S % block_n)
         programs = cdiv(L, block_m) * cdiv(heads, config.kwargs.get("HEADS", 1))
         attention_kernel[(programs,)](
-            q, k, v, out, heads, L, S, exponent, inner_sizes, q_strides, k_strides, v_strides, out_strides,
+            q, k, v, out, heads, L, S, exponent, outer_sizes[1:], *strides, out_strides,
             E=E, EV=EV, CAUSAL=is_causal, NEGATE=scale < 0, PRECISION=matmul_precision(q.dtype),
             WHOLE_BLOCKS=S >= block_n, REST=rest, BLOCK_E=block_e, BLOCK_EV=block_ev,
             **config.all_kwargs(), **early_start(),
         )  # fmt: skip
 
-    configs = attention_configs(heads, L, S, max(block_e, block_ev), q.dtype, is_causal)
+    specialised = (not is_causal and specialised_takes(q.dtype, outer_sizes, L, S, E, EV, *strides)
+                   and (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16 == 0)  # fmt: skip
+    configs = attention_configs(heads, L, S, max(block_e, block_ev), q.dtype, is_causal, specialised)
     waves = next_power_of_2(min(cdiv(heads * L, 64 * runtime.num_sms()), 32))
-    key = (q.dtype, f"{waves} waves", L, S, E, EV, is_causal)
+    key = (q.dtype, f"{waves} waves", L, S, E, EV, is_causal, *["pointers"] * (not specialised))
     launch(best_config("scaled_dot_product_attention", key, configs, launch))
     return out
 
@@ -209,9 +218,9 @@ def _(q, k, v, is_causal, scale):
 
 @functools.lru_cache(maxsize=4096)
 def _places(lead, *strides) -> tuple[tuple[int, ...], ...]:
-    """The sizes of all leading dimensions but the first, then each tensor's strides; the fewest dimensions."""
+    """The sizes of the leading dimensions, as few of them as possible, then each tensor's strides."""
     sizes, *steps = walk(lead, *(s[:-2] for s in strides))
-    return sizes[1:], *(step + s[-2:] for step, s in zip(steps, strides))
+    return sizes, *(step + s[-2:] for step, s in zip(steps, strides))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -7,11 +7,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 
-from course.kernels._attention_configs import config
+from course import runtime
+from course.kernels._attention_configs import SPECIALISED, config
 from course.kernels.scaled_dot_product_attention import scaled_dot_product_attention
+from course.runtime import INTERPRET
 from tests.compare import TF32, UNIT, assert_accurate, assert_like_pytorch, one_dtype
 
 pytestmark = pytest.mark.usefixtures("ieee")
+
+MODULE = importlib.import_module("course.kernels.scaled_dot_product_attention")
+needs_hopper = pytest.mark.skipif(INTERPRET or runtime.capability() != (9, 0), reason="needs Hopper, uninterpreted")
+half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 
 
 def exact(q, k, v, is_causal=False, scale=None):
@@ -58,8 +64,7 @@ def test_lengths(L, S, is_causal, dtype, device):
 @pytest.mark.parametrize("block_m, block_n", [(16, 16), (32, 16), (16, 64), (64, 64)])
 def test_many_blocks(block_m, block_n, is_causal, device, monkeypatch):
     """Several blocks of keys, which the interpreter's large blocks would hold in one."""
-    module = importlib.import_module("course.kernels.scaled_dot_product_attention")
-    monkeypatch.setattr(module, "attention_configs", lambda *_: [config(block_m, block_n, 4, 2)])
+    monkeypatch.setattr(MODULE, "attention_configs", lambda *_: [config(block_m, block_n, 4, 2)])
     for L, S in ((77, 130), (150, 83)):
         q, k, v = (torch.randn(n, 16, dtype=torch.float16, device=device) for n in (L, S, S))
         k *= torch.linspace(0.1, 3, S, device=device)[:, None]  # the largest score is in one of the last blocks
@@ -145,8 +150,8 @@ def test_large_scores(dtype, device):
 @pytest.mark.parametrize("where, value", [
     ("q", math.nan), ("k", math.nan), ("v", math.nan), ("k", math.inf), ("q", math.inf), ("v", -math.inf),
 ])  # fmt: skip
-def test_nan_and_infinity(where, value, is_causal, dtype, device):
-    tensors = dict(zip("qkv", torch.randn(3, 2, 3, 40, 8, dtype=dtype, device=device)))
+def test_nan_and_infinity(where, value, is_causal, dtype, device, tokens=40):
+    tensors = dict(zip("qkv", torch.randn(3, 2, 3, tokens, 64, dtype=dtype, device=device)))
     tensors[where][1, 2, 20, 5] = value
     q, k, v = tensors.values()
     got = scaled_dot_product_attention(q, k, v, is_causal)
@@ -161,11 +166,11 @@ def test_nan_and_infinity(where, value, is_causal, dtype, device):
     assert torch.equal(got.cpu().double()[want.isinf()], want[want.isinf()])
 
 
-def test_keys_that_nobody_sees(dtype, device):
-    q, k, v = torch.randn(3, 2, 80, 16, dtype=dtype, device=device)
+def test_keys_that_nobody_sees(dtype, device, tokens=80):
+    q, k, v = torch.randn(3, 2, tokens, 64, dtype=dtype, device=device)
     q[..., 0] = q[..., 0].abs() + 1
     k[0, :, 0] = -math.inf  # all scores are -inf: zeros, as in PyTorch
-    k[1, :70, 0] = -math.inf  # all but the last
+    k[1, :-10, 0] = -math.inf  # all but the last
     check(q, k, v)
     assert (scaled_dot_product_attention(q, k, v)[0] == 0).all()
 
@@ -302,3 +307,122 @@ def test_more_than_2_31_elements_in_all_heads():
     got = scaled_dot_product_attention(qkv, qkv, qkv)[-3:]
     want, magnitude, largest = exact(qkv[-3:], qkv[-3:], qkv[-3:])
     assert_accurate(got, want, terms=64 * (1 + 2 * largest), magnitude=magnitude, input_rounding=UNIT[torch.float16])
+
+
+@pytest.fixture
+def specialised(monkeypatch):
+    """From here on the specialised kernel is taken wherever it can be; a list that says for each call whether."""
+    taken = []
+
+    def offered(heads, L, S, block_e, dtype, is_causal, able):
+        taken.append(able)
+        return [SPECIALISED if able else config(64, 64, 4, 2)]
+
+    monkeypatch.setattr(MODULE, "attention_configs", offered)
+    return taken
+
+
+@needs_hopper
+@half
+@pytest.mark.parametrize("L, S", [
+    (1, 1), (1, 128), (128, 128), (200, 256), (1024, 1024), (577, 577), (64, 129), (300, 1000), (70, 100), (1, 1100),
+])  # fmt: skip
+@pytest.mark.parametrize("programs", [132, 5])
+def test_specialised_lengths(L, S, programs, dtype, device, specialised, monkeypatch):
+    """Blocks and tiles that are not full, groups without a query; a program has one tile or several, even or odd."""
+    monkeypatch.setattr(runtime, "num_sms", lambda: programs)
+    q = torch.randn(2, 3, L, 64, dtype=dtype, device=device)
+    k, v = torch.randn(2, 2, 3, S, 64, dtype=dtype, device=device)
+    k *= torch.linspace(0.1, 3, S, device=device)[:, None].to(dtype)  # the largest score is in one of the last blocks
+    check(q, k, v)
+    assert torch.equal(*(scaled_dot_product_attention(q, k, v) for _ in range(2)))  # the same bits every time
+    assert all(specialised)
+
+
+@needs_hopper
+@half
+def test_specialised_large_batch(dtype, device, specialised):
+    check(*torch.randn(3, 20, 12, 300, 64, dtype=dtype, device=device))
+    check(*projection(9, 577, 12, 64, dtype=dtype, device=device))
+    assert all(specialised)
+
+
+@needs_hopper
+@pytest.mark.parametrize("view, able", [
+    (lambda t: t, True),
+    (lambda t: t[:, :, 3:], True),
+    (lambda t: t.permute(1, 0, 2, 3), True),
+    (lambda t: t.transpose(1, 2).contiguous().transpose(1, 2), True),
+    (lambda t: t.unflatten(1, (2, 3)).transpose(0, 2).contiguous().transpose(0, 2), True),
+    (lambda t: t[:, :, ::2], True),
+    (lambda t: t[:, :1, :1], True),
+    (lambda t: t[0, 0], True),
+    (lambda t: torch.nn.functional.pad(t, (8, 8))[..., 8:-8], True),
+    (lambda t: torch.nn.functional.pad(t, (8, 1))[..., 8:-1], False),
+    (lambda t: torch.nn.functional.pad(t, (4, 4))[..., 4:-4], False),
+    (lambda t: t.mT.contiguous().mT, False),
+    (lambda t: t.repeat_interleave(2, dim=-1)[..., ::2], False),
+    (lambda t: t[:, :1].expand(t.shape), False),
+    (lambda t: t[:, :, :1].expand(t.shape), False),
+])  # fmt: skip
+def test_specialised_strides(view, able, device, specialised):
+    tensors = torch.randn(3, 4, 6, 150, 64, dtype=torch.float16, device=device)
+    check(*(view(t) for t in tensors))
+    for one in range(3):
+        check(*(view(t) if i == one else view(t).contiguous() for i, t in enumerate(tensors)))
+    assert specialised == 4 * [able]
+
+
+@needs_hopper
+def test_what_the_specialised_kernel_leaves(device, specialised):
+    q, k, v = torch.randn(3, 2, 3, 200, 64, dtype=torch.float16, device=device)
+    check(q, k, v, is_causal=True)
+    check(q.float(), k.float(), v.float())
+    check(q[..., :32], k[..., :32], v)
+    check(q, k, v[..., :32])
+    check(q, k[:, :1], v[:, :1])
+    check(q, k[:, :, :0], v[:, :, :0])
+    q, k, v = torch.randn(3, 2, 2, 2, 2, 50, 64, dtype=torch.float16, device=device)
+    check(q.permute(3, 2, 1, 0, 4, 5), k, v)  # six dimensions
+    assert len(specialised) == 7 and not any(specialised)
+
+
+@needs_hopper
+@half
+def test_specialised_values(dtype, device, specialised):
+    """What is asked of the other kernel: one block of keys and several."""
+    test_large_scores(dtype, device)
+    test_one_key_each_comes_out_exactly(64, dtype, device)
+    test_integers(64, False, dtype, device)
+    for S in (64, 128, 512):
+        test_equal_weights_come_out_exactly(S, dtype, device)
+    for tokens in (80, 128, 300):
+        test_keys_that_nobody_sees(dtype, device, tokens)
+        for scale in (0.0, 1, 0.05, -0.05):
+            check(*torch.randn(3, 2, tokens, 64, dtype=dtype, device=device), scale=scale)
+    assert all(specialised)
+
+
+@needs_hopper
+@half
+@pytest.mark.parametrize("tokens", [40, 128, 300])
+@pytest.mark.parametrize("where, value", [
+    ("q", math.nan), ("k", math.nan), ("v", math.nan), ("k", math.inf), ("q", math.inf), ("v", -math.inf),
+])  # fmt: skip
+def test_specialised_nan_and_infinity(where, value, tokens, dtype, device, specialised):
+    test_nan_and_infinity(where, value, False, dtype, device, tokens)
+    assert all(specialised)
+
+
+@needs_hopper
+def test_specialised_cuda_graph(specialised):
+    test_cuda_graph()
+    assert all(specialised)
+
+
+@needs_hopper
+@pytest.mark.usefixtures("whole_gpu")
+def test_specialised_more_than_2_31_elements(specialised):
+    test_more_than_2_31_elements_in_a_head()
+    test_more_than_2_31_elements_in_all_heads()
+    assert all(specialised)
