@@ -46,6 +46,8 @@ def custom_op(name: str, mutates_args: Sequence[str] = ()):
     As `torch.library.custom_op` makes it, but an operator that changes nothing is called without that function's layers
     of Python, which take the CPU 10 to 30 us. They also check every time that the result is a new tensor: here the
     tests do, with `torch.library.opcheck`. `torch.library.register_fake` takes the operator, as does the rest there.
+    A name can be given once in a process, and an operator without `register_autograd` has no gradient and does not say
+    so: that is for the public functions to refuse.
 
     PyTorch does not switch the current device for a custom operator, and Triton launches on
     the current one: without the switch a tensor on cuda:1 would be read by a kernel on cuda:0.
@@ -61,7 +63,8 @@ def custom_op(name: str, mutates_args: Sequence[str] = ()):
 
         if mutates_args:  # of which autograd is told at every call
             return torch.library.custom_op(f"course::{name}", on_its_device, mutates_args=mutates_args)
-        LIBRARY.define(name + torch.library.infer_schema(fn, mutates_args=()))
+        schema = name + torch.library.infer_schema(fn, mutates_args=())
+        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         # what it does is nothing to trace, not even where torch.compile gives up on the function that calls it
         LIBRARY.impl(name, torch._disable_dynamo(on_its_device), "CompositeExplicitAutograd")
         return getattr(torch.ops.course, name).default

@@ -90,10 +90,10 @@ def matmul_configs(
             found.append((cost, config))
 
     for groups in REGISTERS if specialised else []:
-        rows, cols = sum(rows_of_a_tile(M, N, groups, sms)), groups * COLS.value
+        rows, cols = sum(rows_of_a_tile(M, N, K, groups, sms)), groups * COLS.value
         config = triton.Config({"GROUPS": groups}, num_warps=4, num_stages=1)  # the kernel has stages of its own
         tiles = triton.cdiv(M, rows) * triton.cdiv(N, cols)
-        found.append((cycles(rows, cols, tiles, steps, barriers=0), config))
+        found.append((cycles(rows, cols, tiles, steps, barriers=0), config))  # at which nobody meets
 
     found = [config for _, config in sorted(found, key=lambda entry: entry[0])]
     return found[:1] if batch * M * N * K < SMALL else found[:OFFERED]

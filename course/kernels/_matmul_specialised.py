@@ -72,6 +72,7 @@ def matmul_specialised_kernel(
         mbarrier.init(empty.index(stage), count=GROUPS)
     for group in gl.static_range(GROUPS):
         mbarrier.init(residual_full.index(group), count=1)
+    fence_async_shared()  # for the copy engine, which sets some of them
 
     sizes = (M, N, K)
     blocks = (a_blocks, b_blocks, full, empty)
@@ -190,16 +191,19 @@ def multiply(
             mbarrier.wait(residual_full.index(GROUP), finished & 1)
         else:
             tma.store_wait(0)
+        finished_parts = ()
         for part in gl.static_range(len(ROWS)):
             acc = accs[part]
-            here = tiles[part].index(GROUP).permute((1, 0))
             if bias_ptr is not None:
                 acc += biases[part].to(gl.float32)[:, None]
             if ACTIVATION is not None:
                 acc = ACTIVATION(acc)
             if residual_descs[0] is not None:
-                acc += here.load(registers_of(ROWS[part])).to(gl.float32)
-            here.store(acc.to(b_blocks.dtype))
+                residual = tiles[part].index(GROUP).permute((1, 0)).load(registers_of(ROWS[part]))
+                acc += residual.to(gl.float32)
+            finished_parts += (acc.to(b_blocks.dtype),)
+        for part in gl.static_range(len(ROWS)):
+            tiles[part].index(GROUP).permute((1, 0)).store(finished_parts[part])
         fence_async_shared()
         for part in gl.static_range(len(ROWS)):
             async_store(out_descs[part], [row + part * ROWS[0], col], tiles[part].index(GROUP))
@@ -223,18 +227,18 @@ def specialised_takes(p: Product) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def rows_of_a_tile(M: int, N: int, groups: int, sms: int) -> tuple[int, ...]:
+def rows_of_a_tile(M: int, N: int, K: int, groups: int, sms: int) -> tuple[int, ...]:
     """Rows of a tile, a power of two or two, with which `sms` multiprocessors take the fewest cycles.
 
     What a multiprocessor takes for 16 products of each sum of a tile is its shared memory's time, at 128 bytes a cycle,
     or its tensor cores': each group reads its own 2 KB once for each power of two, and 32 bytes a row; the copy engine
-    writes 32 bytes a row and a column.
+    writes 32 bytes a row and a column. To begin and end a tile takes about 1,000 cycles more.
     """
 
     def cycles(rows):
         tiles = cdiv(M, sum(rows)) * cdiv(N, COLS.value * groups)
         shared = groups * sum(16 + part / 4 for part in rows) + (sum(rows) + COLS.value * groups) / 4
-        return cdiv(tiles, sms) * (max(shared, groups * sum(rows) / 2) + 20)  # and to begin and end a tile
+        return cdiv(tiles, sms) * (K / 16 * max(shared, groups * sum(rows) / 2) + 1000)
 
     return min(TILE_ROWS, key=cycles)
 
@@ -242,7 +246,7 @@ def rows_of_a_tile(M: int, N: int, groups: int, sms: int) -> tuple[int, ...]:
 def matmul_specialised(p: Product, config: triton.Config) -> None:
     dtype = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}[p.out.dtype]
     groups = config.kwargs["GROUPS"]
-    rows, cols = rows_of_a_tile(p.M, p.N, groups, runtime.num_sms()), COLS.value
+    rows, cols = rows_of_a_tile(p.M, p.N, p.K, groups, runtime.num_sms()), COLS.value
     finished = sum(rows) * cols * groups * 2
     stages = {k: (MEMORY - finished) // ((sum(rows) + cols * groups) * k * 2) for k in (128, 64)}
     block_k = 128 if stages[128] >= 4 else 64  # fewer barriers, if four steps can be under way
@@ -264,5 +268,5 @@ def matmul_specialised(p: Product, config: triton.Config) -> None:
         *describe_parts(p.residual, (p.M, p.N), p.residual_strides[0], cols),
         p.bias, p.bias_stride, p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K,
         ACTIVATION=epilogue(p.activation, p.out.dtype), ROWS=rows, BLOCK_K=block_k, STAGES=stages[block_k],
-        GROUP_REGISTERS=group_registers, maxnreg=registers, **config.all_kwargs(), **early_start(),
+        GROUPS=groups, GROUP_REGISTERS=group_registers, num_warps=4, maxnreg=registers, **early_start(),
     )  # fmt: skip

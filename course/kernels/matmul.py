@@ -155,8 +155,9 @@ def multiply(
     # products with about as many rows share a choice; n and t (transposed) are BLAS's names, s stands for other strides
     rows, matrices = next_power_of_2(p.M), next_power_of_2(batch)
     layout = "".join("n" if col == 1 else "t" if row == 1 else "s" for row, col in (p.a_strides, p.b_strides))
-    key = (rows, p.N, p.K, matrices, out.dtype, p.precision, layout, "tma" if tma else "pointers",
-           activation, "bare" if residual is None else "residual",
+    able = "specialised" if specialised else "tma" if tma else "pointers"
+    key = (rows, p.N, p.K, matrices, out.dtype, p.precision, layout, able, activation,
+           "bare" if residual is None else "residual",
            *["norm"] * (norm is not None), *["statistics"] * (statistics is not None))  # fmt: skip
 
     def launch(config):

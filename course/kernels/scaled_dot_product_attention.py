@@ -206,7 +206,7 @@ def _scaled_dot_product_attention(
                    and (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16 == 0)  # fmt: skip
     configs = attention_configs(heads, L, S, max(block_e, block_ev), q.dtype, is_causal, specialised)
     waves = next_power_of_2(min(cdiv(heads * L, 64 * runtime.num_sms()), 32))
-    key = (q.dtype, f"{waves} waves", L, S, E, EV, is_causal, *["pointers"] * (not specialised))
+    key = (q.dtype, f"{waves} waves", L, S, E, EV, is_causal, *["specialised"] * specialised)
     launch(best_config("scaled_dot_product_attention", key, configs, launch))
     return out
 

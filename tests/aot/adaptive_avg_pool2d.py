@@ -10,6 +10,7 @@ def cases(dtype):
     yield "global, in parts, channels_last", lambda: adaptive_avg_pool2d(last, 1)
     yield "global", lambda: adaptive_avg_pool2d(x[:, :, :7, :7].contiguous(), 1)
     yield "global, channels_last", lambda: adaptive_avg_pool2d(last[:, :, :7, :7].clone(), 1)
+
     def many(n, h, w):
         images = torch.empty(n, 256, h, w, dtype=dtype, memory_format=torch.channels_last)
         return lambda: adaptive_avg_pool2d(images, 1)

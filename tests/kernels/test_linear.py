@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 
-from course.kernels import linear
+from course import runtime
+from course.kernels import _matmul_specialised, linear
+from course.kernels._matmul_specialised import REGISTERS, TILE_ROWS
 from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.test_matmul import (
     needs_hopper, needs_tma, normal, pointers, rounding, specialised, tf32, tma, use,  # noqa: F401  a fixture
@@ -126,6 +128,21 @@ def test_specialised_warps_with_many_tiles(activation, groups, dtype, monkeypatc
     check(x, weight, None, activation, residual)
     check(x, weight, bias[:1].expand(1032))
     assert torch.equal(linear(x, weight, ahead=following), linear(x, weight))
+    assert all("GROUPS" in config.kwargs for config in used)
+
+
+@needs_hopper
+@pytest.mark.parametrize("groups", REGISTERS)
+@pytest.mark.parametrize("rows", TILE_ROWS, ids=str)
+def test_specialised_warps_with_each_size_of_tile(rows, groups, monkeypatch):
+    """A few programs, each with many tiles, and many steps of each: every place in shared memory is used again."""
+    used = use(monkeypatch, specialised(groups))
+    monkeypatch.setattr(_matmul_specialised, "rows_of_a_tile", lambda *sizes: rows)
+    monkeypatch.setattr(runtime, "num_sms", lambda: 5)
+    sizes = (1000, 1160), (1096, 1160), (1096,), (1000, 1096)
+    x, weight, bias, residual = (normal(size, torch.bfloat16) for size in sizes)
+    check(x, weight, bias)
+    check(x, weight, bias, "relu", residual)
     assert all("GROUPS" in config.kwargs for config in used)
 
 

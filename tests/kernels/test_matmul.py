@@ -7,9 +7,9 @@ import triton
 from hypothesis import strategies as st
 
 from course import runtime
-from course.kernels import _matmul_specialised, matmul
+from course.kernels import matmul
 from course.kernels._matmul_configs import OFFERED, matmul_configs
-from course.kernels._matmul_specialised import TILE_ROWS, rows_of_a_tile
+from course.kernels._matmul_specialised import rows_of_a_tile
 from course.runtime import INTERPRET
 from tests.compare import TF32, assert_accurate, assert_like_pytorch, one_dtype
 
@@ -159,23 +159,13 @@ def test_through_specialised_warps(M, N, K, groups, dtype, monkeypatch):
     assert not any("GROUPS" in config.kwargs for config in used)
 
 
-@needs_hopper
-@pytest.mark.parametrize("groups", [2, 3])
-@pytest.mark.parametrize("rows", TILE_ROWS, ids=str)
-def test_specialised_warps_with_each_size_of_tile(rows, groups, monkeypatch):
-    used = use(monkeypatch, specialised(groups))
-    monkeypatch.setattr(_matmul_specialised, "rows_of_a_tile", lambda *sizes: rows)
-    a, b = normal((1000, 200), torch.bfloat16), normal((1096, 200), torch.bfloat16).T
-    check(a, b)
-    assert all("GROUPS" in config.kwargs for config in used)
-
-
-@pytest.mark.parametrize("M, N, groups, rows", [
-    (1576, 768, 2, (64, 8)), (3152, 768, 2, (128, 16)), (1576, 2304, 3, (128, 16)), (12608, 768, 3, (128,)),
+@pytest.mark.parametrize("M, N, K, groups, rows", [
+    (1576, 768, 3072, 2, (64, 8)), (3152, 768, 768, 2, (128, 16)), (1576, 2304, 768, 3, (128, 16)),
+    (1576, 3072, 768, 2, (128, 16)), (12608, 768, 3072, 3, (128,)),
 ])  # fmt: skip
-def test_tiles_come_out_even(M, N, groups, rows):
+def test_tiles_come_out_even(M, N, K, groups, rows):
     """Layers of a ViT on an H200: as many tiles as multiprocessors, or a multiple."""
-    assert rows_of_a_tile(M, N, groups, 132) == rows
+    assert rows_of_a_tile(M, N, K, groups, 132) == rows
     tiles = triton.cdiv(M, sum(rows)) * triton.cdiv(N, 64 * groups)
     assert tiles % 132 == 0
 
