@@ -221,9 +221,9 @@ def weigh(s, m, total, acc, scale, keys_left, NEGATE: gl.constexpr, DTYPE: gl.co
         s = gl.where(gl.expand_dims(visible, 0), s, -float("inf"))
     new_m = gl.maximum(m, gl.max(s, 1))
     # a row that has seen only -inf has no maximum to subtract: 0 gives exp2(-inf) = 0, not exp2(-inf + inf)
-    shift = gl.where(new_m == -float("inf"), 0.0, new_m * scale)
-    alpha = gl.exp2(m * scale - shift)
-    p = gl.exp2(s * scale - gl.expand_dims(shift, 1))
+    top = gl.where(new_m == -float("inf"), 0.0, new_m)
+    alpha = gl.exp2((m - top) * scale)  # exactly 1 for a maximum that stays
+    p = gl.exp2(s * scale - gl.expand_dims(top * scale, 1))
     block_total = gl.convert_layout(gl.sum(p.reshape([ROWS, BLOCK_N // 8, 8]), 1), SUMS)
     total = total * gl.expand_dims(gl.convert_layout(alpha, gl.SliceLayout(1, SUMS)), 1) + block_total
     acc = acc * gl.expand_dims(gl.convert_layout(alpha, gl.SliceLayout(1, RESULT)), 1)
