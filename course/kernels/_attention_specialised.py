@@ -25,11 +25,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait,
 )  # fmt: skip
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from course import runtime
 from course.kernels._early_start import early_start, wait_for_previous
-from course.kernels._matmul_specialised import async_load, async_store
+from course.kernels._gluon import async_load, async_store, columns_of_sums, describe
 from course.kernels._sizes import cdiv
 
 SIZE = gl.constexpr(64)  # of a head, in q, k and v
@@ -40,12 +39,7 @@ BLOCK_M = gl.constexpr(GROUPS.value * ROWS.value)
 MAX_REGISTERS = 168  # a thread, to begin with: 65,536 of them for 12 warps
 
 
-def of_columns(n: int) -> gl.NVMMADistributedLayout:
-    """Where the tensor cores leave results of `n` columns: a warp has 16 rows, and four of its threads share a row."""
-    return gl.NVMMADistributedLayout([3, 0], warps_per_cta=[4, 1], instr_shape=[16, n, 16])
-
-
-SCORES, RESULT, SUMS = (gl.constexpr(of_columns(n)) for n in (BLOCK_N.value, SIZE.value, 8))
+SCORES, RESULT, SUMS = (gl.constexpr(columns_of_sums(n)) for n in (BLOCK_N.value, SIZE.value, 8))
 
 
 @gluon.jit(do_not_specialize=["heads", "L", "S"])
@@ -136,24 +130,20 @@ def attend(
     heads, L, S, inner_sizes = sizes
     queries, keys, values, queries_full, queries_empty, full, empty = blocks
     here = results.index(GROUP)
-    my_turn, others_turn = turns.index(GROUP), turns.index(1 - GROUP)
     blocks_m, blocks_n = gl.cdiv(L, BLOCK_M), gl.cdiv(S, BLOCK_N)
-    zeros = gl.full([ROWS, BLOCK_N], 0.0, gl.float32, SCORES)
-    step = 0
+    step = 1
     number = 0
-    turn = 1 - GROUP  # its parity: the first group has its first turn at once
 
     # the first scores of the first tile; those of the others are computed with the last values of the tile before
     mbarrier.wait(queries_full.index(0), 0)
     mbarrier.wait(full.index(0), 0)
-    mbarrier.wait(my_turn, turn & 1)
     q = matrix(queries.index(GROUP))
-    s = warpgroup_mma(q, matrix(keys.index(0)).permute((1, 0)), zeros, use_acc=False, is_async=True)
+    mbarrier.wait(turns.index(GROUP), 1 - GROUP)  # which passes at once for the first group
+    s = warpgroup_mma(q, matrix(keys.index(0)).permute((1, 0)), gl.full([ROWS, BLOCK_N], 0.0, gl.float32, SCORES),
+                      use_acc=False, is_async=True)  # fmt: skip
     s = warpgroup_mma_wait(0, [s])
-    mbarrier.arrive(others_turn, count=1)
+    mbarrier.arrive(turns.index(1 - GROUP), count=1)
     mbarrier.arrive(empty.index(0), count=1)
-    turn += 1
-    step += 1
 
     for tile in range(gl.program_id(0), heads * blocks_m, gl.num_programs(0)):
         m = gl.full([ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
@@ -162,35 +152,21 @@ def attend(
         if not ONE_BLOCK:
             # at least one step: where a loop might be skipped, ptxas may run its products one after the other
             for _ in range(gl.maximum(blocks_n - 1, 1)):
-                stage = step % STAGES
-                mbarrier.wait(full.index(stage), step // STAGES & 1)
+                mbarrier.wait(full.index(step % STAGES), step // STAGES & 1)
                 p, m, total, acc = weigh(s, m, total, acc, scale, None, NEGATE, out_desc.dtype)
-                mbarrier.wait(my_turn, turn & 1)
-                acc = warpgroup_mma(p, matrix(values.index(stage)), acc, is_async=True)
-                s = warpgroup_mma(q, matrix(keys.index(stage)).permute((1, 0)), zeros, use_acc=False, is_async=True)
-                acc, s = warpgroup_mma_wait(0, [acc, s])
-                mbarrier.arrive(others_turn, count=1)
-                mbarrier.arrive(empty.index(stage), count=1)
-                turn += 1
+                acc, s = multiply_in_turn(GROUP, p, acc, q, keys, values, turns, empty, step, STAGES)
                 step += 1
 
         # the last block, and the next tile's first scores: of whatever is there if this was the last tile
         more = tile + gl.num_programs(0) < heads * blocks_m
         following = number + 1
-        stage = step % STAGES
-        mbarrier.wait(full.index(stage), step // STAGES & 1)
+        mbarrier.wait(full.index(step % STAGES), step // STAGES & 1)
         mbarrier.wait(queries_full.index(following & 1), following >> 1 & 1, pred=more)
         keys_left = None if WHOLE_BLOCKS else S - (blocks_n - 1) * BLOCK_N
         p, m, total, acc = weigh(s, m, total, acc, scale, keys_left, NEGATE, out_desc.dtype)
         q = matrix(queries.index((following & 1) * GROUPS + GROUP))
-        mbarrier.wait(my_turn, turn & 1)
-        acc = warpgroup_mma(p, matrix(values.index(stage)), acc, is_async=True)
-        s = warpgroup_mma(q, matrix(keys.index(stage)).permute((1, 0)), zeros, use_acc=False, is_async=True)
-        acc, s = warpgroup_mma_wait(0, [acc, s])
-        mbarrier.arrive(others_turn, count=1)
-        mbarrier.arrive(empty.index(stage), count=1)
+        acc, s = multiply_in_turn(GROUP, p, acc, q, keys, values, turns, empty, step, STAGES)
         mbarrier.arrive(queries_empty.index(number & 1), count=1)
-        turn += 1
         step += 1
         number = following
 
@@ -203,6 +179,22 @@ def attend(
         row = tile % blocks_m * BLOCK_M + GROUP * ROWS
         async_store(out_desc, place(tile // blocks_m, inner_sizes) + (row, 0), here)
     tma.store_wait(0)
+
+
+@gluon.jit
+def multiply_in_turn(
+    GROUP: gl.constexpr, p, acc, q, keys, values, turns, empty, step, STAGES: gl.constexpr
+):  # fmt: skip
+    """A step's products, when it is this group's turn: (acc + weights p by values, scores of q and the next keys)."""
+    stage = step % STAGES
+    zeros = gl.full([ROWS, BLOCK_N], 0.0, gl.float32, SCORES)
+    mbarrier.wait(turns.index(GROUP), step + 1 - GROUP & 1)
+    acc = warpgroup_mma(p, matrix(values.index(stage)), acc, is_async=True)
+    s = warpgroup_mma(q, matrix(keys.index(stage)).permute((1, 0)), zeros, use_acc=False, is_async=True)
+    acc, s = warpgroup_mma_wait(0, [acc, s])
+    mbarrier.arrive(turns.index(1 - GROUP), count=1)
+    mbarrier.arrive(empty.index(stage), count=1)
+    return acc, s
 
 
 @gluon.jit
@@ -252,19 +244,16 @@ def attention_specialised(
     negate: bool, config: triton.Config,
 ) -> None:  # fmt: skip
     """Writes to `out`, whose rows the copy engine can always write: they are whole and multiples of 16 bytes."""
-    dtype = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}[q.dtype]
 
-    def describe(t, strides, rows):
-        block = [1] * len(outer_sizes) + [rows.value, SIZE.value]
+    def rows_of(t, strides, rows):
         sizes = (*outer_sizes, *t.shape[-2:])
-        layout = gl.NVMMASharedLayout.get_default_for(block, dtype)
-        return TensorDescriptor(t, list(sizes), strides_to_copy(sizes, strides), block, layout)
+        return describe(t, sizes, strides_to_copy(sizes, strides), [1] * len(outer_sizes) + [rows.value, SIZE.value])
 
     heads, L, S = math.prod(outer_sizes), q.shape[-2], k.shape[-2]
     programs = min(runtime.num_sms(), heads * cdiv(L, BLOCK_M.value))
     attention_specialised_kernel[(programs,)](
-        describe(q, q_strides, ROWS), describe(k, k_strides, BLOCK_N), describe(v, v_strides, BLOCK_N),
-        describe(out, out_strides, ROWS), heads, L, S, scale, outer_sizes[1:],
+        rows_of(q, q_strides, ROWS), rows_of(k, k_strides, BLOCK_N), rows_of(v, v_strides, BLOCK_N),
+        rows_of(out, out_strides, ROWS), heads, L, S, scale, outer_sizes[1:],
         NEGATE=negate, WHOLE_BLOCKS=S % BLOCK_N.value == 0, ONE_BLOCK=S <= BLOCK_N.value,
         STAGES=config.num_stages, num_warps=config.num_warps, maxnreg=MAX_REGISTERS, **early_start(),
     )  # fmt: skip

@@ -22,21 +22,17 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait,
 )  # fmt: skip
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from course import runtime
 from course.kernels._activation import epilogue
 from course.kernels._early_start import early_start, wait_for_previous
+from course.kernels._gluon import async_load, async_store, columns_of_sums, describe
 from course.kernels._matmul_tile import Product, grouped_tile
 from course.kernels._sizes import cdiv
 
-# two names that Triton 3.6 does not know yet
-async_load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
-async_store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
-
 COLS = gl.constexpr(64)  # of a group
 GROUP_M = gl.constexpr(4)  # tiles whose rows follow each other, and which use the same columns of b
-TILE_ROWS = [(64,), (64, 8), (64, 16), (64, 32), (128,), (128, 16), (128, 32)]
+TILE_ROWS = [(64,), (64, 8), (64, 16), (64, 32), (128,), (128, 16), (128, 32)]  # in one tensor, or in two
 MEMORY = 226 * 1024  # bytes of shared memory for blocks, of a program's 227 KB
 REGISTERS = {2: (168, 232), 3: (128, 152)}
 """By the number of groups: registers of a thread to begin with, of 65,536 in all, and of a group's once tasks begin."""
@@ -98,12 +94,6 @@ def total(sizes):
     return sum(sizes)
 
 
-@gluon.constexpr_function
-def registers_of(rows):
-    """The layout of a group's sums: a warp has 16 columns, and a thread the pairs of rows that tensor cores give it."""
-    return gl.NVMMADistributedLayout([3, 0], warps_per_cta=[4, 1], instr_shape=[16, rows, 16])
-
-
 @gluon.jit
 def fetch_ahead(ptr, size):
     """`_early_start.fetch_ahead`, with the layout that Gluon wants to be told."""
@@ -162,9 +152,9 @@ def multiply(
         accs = ()
         biases = ()
         for part in gl.static_range(len(ROWS)):
-            accs += (gl.full([COLS, ROWS[part]], 0.0, gl.float32, registers_of(ROWS[part])),)
+            accs += (gl.full([COLS, ROWS[part]], 0.0, gl.float32, columns_of_sums(ROWS[part])),)
             if bias_ptr is not None:
-                cols = col + gl.arange(0, COLS, gl.SliceLayout(1, registers_of(ROWS[part])))
+                cols = col + gl.arange(0, COLS, gl.SliceLayout(1, columns_of_sums(ROWS[part])))
                 biases += (gl.load(bias_ptr + cols * bias_stride, mask=cols < N),)
         # at least one step: where a loop might be skipped, ptxas may run its products one after the other
         for k in range(gl.maximum(gl.cdiv(K, BLOCK_K), 1)):
@@ -199,7 +189,7 @@ def multiply(
             if ACTIVATION is not None:
                 acc = ACTIVATION(acc)
             if residual_descs[0] is not None:
-                residual = tiles[part].index(GROUP).permute((1, 0)).load(registers_of(ROWS[part]))
+                residual = tiles[part].index(GROUP).permute((1, 0)).load(columns_of_sums(ROWS[part]))
                 acc += residual.to(gl.float32)
             finished_parts += (acc.to(b_blocks.dtype),)
         for part in gl.static_range(len(ROWS)):
@@ -244,29 +234,24 @@ def rows_of_a_tile(M: int, N: int, K: int, groups: int, sms: int) -> tuple[int, 
 
 
 def matmul_specialised(p: Product, config: triton.Config) -> None:
-    dtype = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}[p.out.dtype]
     groups = config.kwargs["GROUPS"]
     rows, cols = rows_of_a_tile(p.M, p.N, p.K, groups, runtime.num_sms()), COLS.value
     finished = sum(rows) * cols * groups * 2
     stages = {k: (MEMORY - finished) // ((sum(rows) + cols * groups) * k * 2) for k in (128, 64)}
     block_k = 128 if stages[128] >= 4 else 64  # fewer barriers, if four steps can be under way
 
-    def describe(t, sizes, stride, block):
-        layout = gl.NVMMASharedLayout.get_default_for(block, dtype)
-        return TensorDescriptor(t, list(sizes), [stride, 1], block, layout)
-
     def describe_parts(t, sizes, stride, cols):
-        parts = [None if t is None else describe(t, sizes, stride, [part, cols]) for part in rows]
+        parts = [None if t is None else describe(t, sizes, (stride, 1), [part, cols]) for part in rows]
         return *parts, *[None] * (2 - len(parts))
 
     programs = min(runtime.num_sms(), cdiv(p.M, sum(rows)) * cdiv(p.N, cols * groups))
     registers, group_registers = REGISTERS[groups]
     matmul_specialised_kernel[(programs,)](
         *describe_parts(p.a, (p.M, p.K), p.a_strides[0], block_k),
-        describe(p.b, (p.N, p.K), p.b_strides[1], [cols, block_k]),
+        describe(p.b, (p.N, p.K), (p.b_strides[1], 1), [cols, block_k]),
         *describe_parts(p.out, (p.M, p.N), p.N, cols),
         *describe_parts(p.residual, (p.M, p.N), p.residual_strides[0], cols),
         p.bias, p.bias_stride, p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K,
         ACTIVATION=epilogue(p.activation, p.out.dtype), ROWS=rows, BLOCK_K=block_k, STAGES=stages[block_k],
-        GROUPS=groups, GROUP_REGISTERS=group_registers, num_warps=4, maxnreg=registers, **early_start(),
+        GROUPS=groups, GROUP_REGISTERS=group_registers, num_warps=config.num_warps, maxnreg=registers, **early_start(),
     )  # fmt: skip
