@@ -5,6 +5,7 @@ import torch
 import triton
 
 from course import runtime
+from course.kernels._sizes import cdiv, next_power_of_2
 from course.runtime import INTERPRET
 
 SPECIALISED = triton.Config({"GROUPS": 2}, num_warps=4, num_stages=4)
@@ -24,11 +25,11 @@ def attention_configs(
     With `specialised` one of them is `_attention_specialised`'s.
     """
     if INTERPRET:
-        block_m, block_n = (min(max(16, triton.next_power_of_2(n)), 1024) for n in (L, S))
+        block_m, block_n = (min(max(16, next_power_of_2(n)), 1024) for n in (L, S))
         keys = max(block_m, block_n) if is_causal else block_n  # those on the diagonal are one block
         _, wide, wider = sorted((block_m, keys, block_e))
         at_once = max(1, 2**20 // (wide * wider))  # a tile has at most 2**20 elements
-        return [config(block_m, block_n, 4, 1, HEADS=min(at_once, triton.next_power_of_2(heads)))]
+        return [config(block_m, block_n, 4, 1, HEADS=min(at_once, next_power_of_2(heads)))]
 
     if dtype == torch.float32:  # without tensor cores a thread holds whole rows of both factors
         return [config(min(64, 4096 // block_e), min(32, 4096 // block_e), 8, 2)]
@@ -38,11 +39,11 @@ def attention_configs(
         configs = [config(128, 32, 8, 2), config(64, 64, 4, 2), config(128, 64, 8, 2), config(128, 128, 8, 2)]
     else:
         configs = [config(128, 64, 8, 3), config(64, 64, 4, 3), config(128, 128, 8, 2), config(64, 128, 4, 2)]
-        if heads * triton.cdiv(L, 128) < runtime.num_sms():  # too few programs to keep every multiprocessor busy
+        if heads * cdiv(L, 128) < runtime.num_sms():  # too few programs to keep every multiprocessor busy
             configs = [configs[1], config(32, 64, 4, 3), configs[3], configs[0]]
         if S < 256 and not is_causal:  # all keys at once: one maximum, nothing to multiply again
             configs = [config(64, 256, 4, 1), config(128, 256, 8, 1), *configs]
         if specialised:  # its programs are large: a guess where there are many keys, and work for most multiprocessors
-            many = min(L, S) >= 512 and heads * triton.cdiv(L, 128) >= runtime.num_sms() * 2 // 3
+            many = min(L, S) >= 512 and heads * cdiv(L, 128) >= runtime.num_sms() * 2 // 3
             configs.insert(0 if many else len(configs), SPECIALISED)
     return configs if heads * L * S * block_e >= 2**23 else configs[:1]

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels._pointwise import INTERPRETER_BLOCK, walk
+from course.kernels._sizes import cdiv, next_power_of_2
 
 THREADS = 128
 RUN = 64  # channels side by side in channels_last: a cache line of them in float16
@@ -77,19 +78,19 @@ def _plan(shape, strides, itemsize, per_thread, num_sms) -> Tiles:
         return math.gcd(16 // itemsize, size, *others) if all(step == 1 for step in runs) else 1
 
     # small tensors are cut finer, so that every multiprocessor gets some
-    tile = min(max(triton.next_power_of_2(math.prod(shape) // (4 * num_sms)), 32 * per_thread), THREADS * per_thread)
+    tile = min(max(next_power_of_2(math.prod(shape) // (4 * num_sms)), 32 * per_thread), THREADS * per_thread)
     tile = INTERPRETER_BLOCK if runtime.INTERPRET else tile
     if strides[0][1] < steps[0][-1]:  # channels innermost
-        block_c = min(triton.next_power_of_2(channels), tile if runtime.INTERPRET else RUN)
-        block_l = min(triton.next_power_of_2(length), tile // block_c)
+        block_c = min(next_power_of_2(channels), tile if runtime.INTERPRET else RUN)
+        block_l = min(next_power_of_2(length), tile // block_c)
     else:
-        block_l = min(triton.next_power_of_2(length), tile)
-        block_c = min(triton.next_power_of_2(channels), tile // block_l)
+        block_l = min(next_power_of_2(length), tile)
+        block_c = min(next_power_of_2(channels), tile // block_l)
     return Tiles(
         sizes=sizes,
         strides=steps,
-        n_positions=math.prod(sizes[:-1]) * triton.cdiv(length, block_l),
-        n_channels=triton.cdiv(channels, block_c),
+        n_positions=math.prod(sizes[:-1]) * cdiv(length, block_l),
+        n_channels=cdiv(channels, block_c),
         blocks=dict(
             BLOCK_L=block_l,
             BLOCK_C=block_c,

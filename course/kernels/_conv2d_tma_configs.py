@@ -9,6 +9,7 @@ import triton
 
 from course import runtime
 from course.kernels._matmul_configs import shared_memory
+from course.kernels._sizes import cdiv, next_power_of_2
 
 TILES = [  # filters, pixels, warps, programs on a multiprocessor: of two, one multiplies while the other ends its tile
     (128, 256, 8, 1), (256, 128, 8, 1), (128, 128, 8, 1), (128, 128, 4, 2), (64, 256, 4, 2), (64, 256, 4, 1),
@@ -57,23 +58,23 @@ def _predicted(layer: Layer) -> Iterator[tuple[float, triton.Config]]:
     row = step_channels(layer)
     for filters, pixels, warps, per_sm in TILES:
         taps, n_boxes, box = boxes[pixels]
-        tiles = triton.cdiv(layer.K, filters) * n_boxes
+        tiles = cdiv(layer.K, filters) * n_boxes
         for block_k, split in itertools.product((row, 2 * row), SPLITS):
             steps = taps / n_boxes * layer.C / block_k / split
             programs = tiles * split
-            if layer.C % block_k or filters > 64 and filters > triton.next_power_of_2(layer.K):
+            if layer.C % block_k or filters > 64 and filters > next_power_of_2(layer.K):
                 continue
             # large steps for small tiles; and sums are split only where tiles alone leave multiprocessors idle
             if block_k > row and filters * pixels > 2**13 or split > 1 and (programs > 2 * sms or steps < 2):
                 continue
             if split > 1 and filters * pixels > 2048 * warps:
                 continue  # more to add up than registers hold
-            resident = min(per_sm, triton.cdiv(programs, sms))
+            resident = min(per_sm, cdiv(programs, sms))
             # finished in slices, so that a residual fits the registers, and both what the steps leave of the memory
             stage, memory = (filters + pixels) * block_k * itemsize, shared_memory() // resident - 1024
             stages = min(MOST_STAGES, (memory - 2**15 // resident) // stage)
-            fewest = triton.cdiv(filters * pixels * itemsize, memory - stages * stage)
-            slices = max(triton.next_power_of_2(fewest), filters * pixels // (2048 * warps))
+            fewest = cdiv(filters * pixels * itemsize, memory - stages * stage)
+            slices = max(next_power_of_2(fewest), filters * pixels // (2048 * warps))
             if stages >= 2:
                 blocks = {"IMAGES": box[0], "ROWS": box[1], "COLS": box[2], "BLOCK_N": filters, "BLOCK_K": block_k,
                           "SPLIT_K": split, "SLICES": slices, "PER_SM": resident}  # fmt: skip
@@ -90,8 +91,8 @@ def _cycles(filters, pixels, step_bytes, resident, stages, programs, steps, spli
     end = 700 + filters * pixels / 5
     if split > 1:
         end += 3000 + (split + 1) * filters * pixels / 7
-    busy = triton.cdiv(programs, runtime.num_sms()) * (steps * step + end / 2)
-    rounds = triton.cdiv(programs, runtime.num_sms() * resident)
+    busy = cdiv(programs, runtime.num_sms()) * (steps * step + end / 2)
+    rounds = cdiv(programs, runtime.num_sms() * resident)
     return max(busy, rounds * (steps * max(step, 1750 / (stages - 1)) + end))
 
 
@@ -101,17 +102,17 @@ def _best_box(layer: Layer, pixels: int) -> tuple[int, int, tuple[int, int, int]
     Of equal ones, that with the most images: measured, not understood.
     """
     found = []
-    for rows in _powers_of_2(min(pixels, triton.next_power_of_2(layer.P))):
-        for cols in _powers_of_2(min(pixels // rows, triton.next_power_of_2(layer.Q))):
+    for rows in _powers_of_2(min(pixels, next_power_of_2(layer.P))):
+        for cols in _powers_of_2(min(pixels // rows, next_power_of_2(layer.Q))):
             images = pixels // (rows * cols)
             # a box of several rows sees x as stride times fewer rows: they have to come out even
             if images > 256 or max(rows, cols) > 256:
                 continue
             if rows > 1 and layer.H % layer.stride[0] or cols > 1 and layer.W % layer.stride[1]:
                 continue
-            blocks = triton.cdiv(layer.N, images)
+            blocks = cdiv(layer.N, images)
             taps = blocks * _taps(layer, 0, rows) * _taps(layer, 1, cols)
-            n_boxes = blocks * triton.cdiv(layer.P, rows) * triton.cdiv(layer.Q, cols)
+            n_boxes = blocks * cdiv(layer.P, rows) * cdiv(layer.Q, cols)
             found.append((taps, n_boxes, -images, (images, rows, cols)))
     taps, n_boxes, _, box = min(found)
     return taps, n_boxes, box
@@ -120,12 +121,12 @@ def _best_box(layer: Layer, pixels: int) -> tuple[int, int, tuple[int, int, int]
 @functools.lru_cache(maxsize=4096)
 def _taps_of(size_in, size_out, box, stride, padding, dilation, taps):
     if taps == 1:
-        return triton.cdiv(size_out, box)
+        return cdiv(size_out, box)
     total = 0
     for start in range(0, size_out, box):
         first = start * stride - padding
-        begin = max(0, triton.cdiv(-first - (box - 1) * stride, dilation))
-        total += max(1, min(taps, triton.cdiv(size_in - first, dilation)) - begin)
+        begin = max(0, cdiv(-first - (box - 1) * stride, dilation))
+        total += max(1, min(taps, cdiv(size_in - first, dilation)) - begin)
     return total
 
 

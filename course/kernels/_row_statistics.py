@@ -12,12 +12,14 @@ import torch
 import triton
 import triton.language as tl
 
+from course.kernels._sizes import cdiv, next_power_of_2
+
 PART = tl.constexpr(32)
 
 
 def number_of_parts(n_cols: int) -> int:
     """Of a row of `n_cols` elements, rounded up to a power of two."""
-    return triton.next_power_of_2(triton.cdiv(n_cols, PART.value))
+    return next_power_of_2(cdiv(n_cols, PART.value))
 
 
 def empty_statistics(out: torch.Tensor) -> torch.Tensor:

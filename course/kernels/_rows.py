@@ -15,6 +15,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels._pointwise import walk
+from course.kernels._sizes import cdiv, next_power_of_2
 from course.runtime import INTERPRET
 
 VECTOR_BYTES = 16  # the most that a thread loads at once
@@ -100,17 +101,16 @@ def _plan(shape, x_strides, y_strides, first, last, itemsize, limit, per_thread)
         return None
     (n_batch, n_rows, n_cols), y_steps, x_steps = zip(*outer[-2:], *inner)
 
-    power = triton.next_power_of_2
     vector = VECTOR_BYTES // itemsize
-    share = power(math.prod(shape) // (FULL_SM * runtime.num_sms()))
+    share = next_power_of_2(math.prod(shape) // (FULL_SM * runtime.num_sms()))
     warp = 32 * min(max(share, vector), per_thread)  # elements in the registers of one warp
-    least = min(power(n_rows), RUN_BYTES // itemsize) if 1 in (x_steps[1], y_steps[1]) else 1
+    least = min(next_power_of_2(n_rows), RUN_BYTES // itemsize) if 1 in (x_steps[1], y_steps[1]) else 1
     if x_steps[2] != 1 or y_steps[2] != 1:
         limit = min(limit, TURN_BYTES // itemsize)
-    one_block = least * power(n_cols) <= limit
-    block_n = power(n_cols) if one_block else LONG_TILE // least
+    one_block = least * next_power_of_2(n_cols) <= limit
+    block_n = next_power_of_2(n_cols) if one_block else LONG_TILE // least
     most = limit if INTERPRET else warp  # the interpreter's time goes with the number of programs
-    block_m = max(least, min(power(n_rows), most // block_n))
+    block_m = max(least, min(next_power_of_2(n_rows), most // block_n))
     most_warps = 32 if runtime.capability() > (0, 0) else 16  # 1,024 threads; AMD's warps have 64
     num_warps = min(max(block_m * block_n // warp, 1), most_warps) if one_block else LONG_WARPS
 
@@ -120,7 +120,7 @@ def _plan(shape, x_strides, y_strides, first, last, itemsize, limit, per_thread)
         return math.gcd(vector, *lengths, *steps) if steps else 1
 
     return Rows(
-        grid=(n_batch * triton.cdiv(n_rows, block_m),),
+        grid=(n_batch * cdiv(n_rows, block_m),),
         sizes=(n_rows, n_cols),
         x_strides=x_steps,
         y_strides=y_steps,

@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from course.kernels._sizes import cdiv
+
 TOP, LEFT = 3, 6  # the first window of a program's first group begins six pixels before the image
 GROUP = 7
 """Pooled pixels of a group: 14 columns of the convolution, 28 of the image."""
@@ -31,7 +33,7 @@ class Sizes(NamedTuple):
 def stem_sizes(H: int, W: int) -> Sizes:
     conv_h, conv_w = (H + 1) // 2, (W + 1) // 2
     out_h, out_w = (conv_h + 1) // 2, (conv_w + 1) // 2
-    groups = triton.cdiv(out_w, GROUP)
+    groups = cdiv(out_w, GROUP)
     return Sizes(conv_h, conv_w, out_h, out_w, 2 * conv_h + 5, 28 * groups + 10, groups)
 
 
@@ -65,7 +67,7 @@ def pack_images(x: torch.Tensor) -> torch.Tensor:
     sizes = stem_sizes(H, W)
     packed = x.new_empty(N, sizes.packed_h, sizes.packed_w, 4)
     block_h, block_w = 4, 256
-    programs = N * triton.cdiv(sizes.packed_h, block_h) * triton.cdiv(sizes.packed_w, block_w)
+    programs = N * cdiv(sizes.packed_h, block_h) * cdiv(sizes.packed_w, block_w)
     pack_images_kernel[(programs,)](
         x, packed, x.stride(), H, W, sizes.packed_h, sizes.packed_w,
         C=C, TOP=TOP, LEFT=LEFT, BLOCK_H=block_h, BLOCK_W=block_w, num_warps=4,
