@@ -15,6 +15,7 @@ from course.kernels._dot import conv_precision
 from course.runtime import INTERPRET
 from tests.compare import TF32, assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.images import LAYOUTS
+from tests.marks import needs_tma
 
 ACTIVATIONS = {
     None: lambda y: y, "relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
@@ -172,7 +173,6 @@ def test_any_tile_and_split(block_k, split, channels, layout, device, monkeypatc
 
 FEW = importlib.import_module("course.kernels._conv2d_few_channels")
 TMA = importlib.import_module("course.kernels._conv2d_tma_launch")
-needs_tma = pytest.mark.skipif(not INTERPRET and runtime.capability() not in ((9, 0), (10, 0)), reason="needs TMA")
 
 
 def use_tma(monkeypatch, box=(1, 4, 4), channels=32, split=1, slices=1):

@@ -11,8 +11,9 @@ from course.kernels import _matmul_specialised, linear
 from course.kernels._matmul_specialised import REGISTERS, TILE_ROWS
 from tests.compare import assert_accurate, assert_like_pytorch, one_dtype
 from tests.kernels.test_matmul import (
-    needs_hopper, needs_tma, normal, pointers, rounding, specialised, tf32, tma, use,  # noqa: F401  a fixture
+    normal, pointers, rounding, specialised, tf32, tma, use,  # noqa: F401  a fixture
 )  # fmt: skip
+from tests.marks import needs_hopper, needs_tma
 
 ACTIVATIONS = {None: lambda y: y, "relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda y: F.gelu(y, approximate="tanh")}
 

@@ -12,6 +12,7 @@ from course.kernels._matmul_configs import OFFERED, matmul_configs
 from course.kernels._matmul_specialised import rows_of_a_tile
 from course.runtime import INTERPRET
 from tests.compare import TF32, assert_accurate, assert_like_pytorch, one_dtype
+from tests.marks import needs_hopper, needs_tma
 
 # by name: in the package, `matmul` is the function
 MODULE = sys.modules["course.kernels.matmul"]
@@ -73,10 +74,6 @@ def tma(slices=2, at_once=False, split=1, per_sm=1):
 
 def specialised(groups=3):
     return triton.Config({"GROUPS": groups}, num_warps=4, num_stages=1)
-
-
-needs_tma = pytest.mark.skipif(not INTERPRET and runtime.capability() not in ((9, 0), (10, 0)), reason="needs TMA")
-needs_hopper = pytest.mark.skipif(INTERPRET or runtime.capability() != (9, 0), reason="needs Hopper, uninterpreted")
 
 
 @pytest.mark.parametrize("a_shape, b_shape", [

@@ -6,7 +6,8 @@ from course.kernels import fold_norm, linear, linear_with_statistics, norm_linea
 from course.kernels._row_statistics import PART
 from tests.compare import assert_accurate, one_dtype
 from tests.kernels.test_linear import ACTIVATIONS
-from tests.kernels.test_matmul import needs_tma, normal, pointers, rounding, tf32, tma, use  # noqa: F401  a fixture
+from tests.kernels.test_matmul import normal, pointers, rounding, tf32, tma, use  # noqa: F401  a fixture
+from tests.marks import needs_tma
 
 PATHS = pytest.mark.parametrize("path", [
     "pointers", "split",

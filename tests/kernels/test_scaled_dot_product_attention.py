@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from course import runtime
 from course.kernels._attention_configs import SPECIALISED, config
 from course.kernels.scaled_dot_product_attention import scaled_dot_product_attention
-from course.runtime import INTERPRET
 from tests.compare import TF32, UNIT, assert_accurate, assert_like_pytorch, one_dtype
+from tests.marks import needs_hopper
 
 pytestmark = pytest.mark.usefixtures("ieee")
 
 MODULE = importlib.import_module("course.kernels.scaled_dot_product_attention")
-needs_hopper = pytest.mark.skipif(INTERPRET or runtime.capability() != (9, 0), reason="needs Hopper, uninterpreted")
 half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 
 
