@@ -149,6 +149,16 @@ def stored(tmp_path):
     return tmp_path
 
 
+def test_a_size_has_one_tick():
+    """Though its bytes, from rates and times that were rounded, lie on both sides of 514.5 MiB."""
+    row = {"kernel": "relu", "shape": "84", "dtype": "fp32", "median_ms": 0.125, "limit_ms": 0.12}
+    moved = {"course": 514.49, "aten": 514.51}
+    rows = [{**row, "provider": name, "gbps": mib * 2**20 / 0.125 / 1e6} for name, mib in moved.items()]
+    figure = plots.bytes_figure(rows, "relu", "")
+    (axes,) = figure.axes
+    assert len(axes.get_xticks()) == 1
+
+
 def test_plots(stored, tmp_path):
     tables = [results.read(what, report.HEADLINE_GPU, stored) for what in ("kernels", "models")]
     files = plots.draw_all(*tables, tmp_path / "plots")
