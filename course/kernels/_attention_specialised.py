@@ -47,7 +47,6 @@ def attention_specialised_kernel(
     q_desc, k_desc, v_desc, out_desc, heads, L, S, scale, inner_sizes, NEGATE: gl.constexpr, WHOLE_BLOCKS: gl.constexpr,
     ONE_BLOCK: gl.constexpr, STAGES: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    wait_for_previous(EARLY)
     DTYPE: gl.constexpr = q_desc.dtype
     queries = gl.allocate_shared_memory(DTYPE, [2 * GROUPS] + q_desc.block_shape, q_desc.layout)
     keys = gl.allocate_shared_memory(DTYPE, [STAGES] + k_desc.block_shape, k_desc.layout)
@@ -71,9 +70,9 @@ def attention_specialised_kernel(
     sizes = (heads, L, S, inner_sizes)
     blocks = (queries, keys, values, queries_full, queries_empty, full, empty)
     gl.warp_specialize([
-        (attend, (0, out_desc, sizes, scale, blocks, results, turns, NEGATE, WHOLE_BLOCKS, ONE_BLOCK, STAGES)),
-        (attend, (1, out_desc, sizes, scale, blocks, results, turns, NEGATE, WHOLE_BLOCKS, ONE_BLOCK, STAGES)),
-        (load, (q_desc, k_desc, v_desc, sizes, blocks, STAGES)),
+        (attend, (0, out_desc, sizes, scale, blocks, results, turns, NEGATE, WHOLE_BLOCKS, ONE_BLOCK, STAGES, EARLY)),
+        (attend, (1, out_desc, sizes, scale, blocks, results, turns, NEGATE, WHOLE_BLOCKS, ONE_BLOCK, STAGES, EARLY)),
+        (load, (q_desc, k_desc, v_desc, sizes, blocks, STAGES, EARLY)),
     ], worker_num_warps=[4, 1], worker_num_regs=[240, 24])  # fmt: skip
 
 
@@ -88,8 +87,9 @@ def place(head, inner_sizes):
 
 
 @gluon.jit
-def load(q_desc, k_desc, v_desc, sizes, blocks, STAGES: gl.constexpr):
+def load(q_desc, k_desc, v_desc, sizes, blocks, STAGES: gl.constexpr, EARLY: gl.constexpr):
     """The task of the warp that loads: queries, keys and values for all tiles of this program."""
+    wait_for_previous(EARLY)
     heads, L, S, inner_sizes = sizes
     queries, keys, values, queries_full, queries_empty, full, empty = blocks
     blocks_m = gl.cdiv(L, BLOCK_M)
@@ -124,9 +124,10 @@ def load(q_desc, k_desc, v_desc, sizes, blocks, STAGES: gl.constexpr):
 @gluon.jit
 def attend(
     GROUP: gl.constexpr, out_desc, sizes, scale, blocks, results, turns, NEGATE: gl.constexpr,
-    WHOLE_BLOCKS: gl.constexpr, ONE_BLOCK: gl.constexpr, STAGES: gl.constexpr,
+    WHOLE_BLOCKS: gl.constexpr, ONE_BLOCK: gl.constexpr, STAGES: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """The task of a group: its queries of all tiles of this program, over all keys."""
+    wait_for_previous(EARLY)
     heads, L, S, inner_sizes = sizes
     queries, keys, values, queries_full, queries_empty, full, empty = blocks
     here = results.index(GROUP)
@@ -255,5 +256,5 @@ def attention_specialised(
         rows_of(q, q_strides, ROWS), rows_of(k, k_strides, BLOCK_N), rows_of(v, v_strides, BLOCK_N),
         rows_of(out, out_strides, ROWS), heads, L, S, scale, outer_sizes[1:],
         NEGATE=negate, WHOLE_BLOCKS=S % BLOCK_N.value == 0, ONE_BLOCK=S <= BLOCK_N.value,
-        STAGES=config.num_stages, num_warps=config.num_warps, maxnreg=MAX_REGISTERS, **early_start(),
+        STAGES=config.num_stages, num_warps=config.num_warps, maxnreg=MAX_REGISTERS, **early_start(programs),
     )  # fmt: skip

@@ -76,7 +76,8 @@ def conv2d_tma(x, weight, bias, residual, out, stride, padding, dilation, groups
             K, boxes, (layer.H, layer.W), layer.padding, layer.dilation, pixel_steps(x)[2],
             C=C, R=R, S=S, STRIDE=layer.stride, ACTIVATION=ACTIVATIONS[activation],
             PRECISION=conv_precision(x.dtype), **blocks,
-            num_warps=config.num_warps, num_stages=config.num_stages, **early_start(),
+            num_warps=config.num_warps, num_stages=config.num_stages,
+            **early_start(programs, most=runtime.num_sms() // 2),
         )  # fmt: skip
 
     # batches of about one size share a choice

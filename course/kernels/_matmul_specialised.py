@@ -53,7 +53,6 @@ def matmul_specialised_kernel(
         residual_descs = (residual_desc, residual_rest_desc)
     if ahead_ptr is not None:
         fetch_ahead(ahead_ptr, ahead_size)
-    wait_for_previous(EARLY)
     b_blocks = gl.allocate_shared_memory(b_desc.dtype, [STAGES * GROUPS, COLS, BLOCK_K], b_desc.layout)
     a_blocks = ()
     tiles = ()
@@ -76,16 +75,16 @@ def matmul_specialised_kernel(
     # beside the first group, which keeps the registers that are left
     if GROUPS == 2:
         gl.warp_specialize([
-            (multiply, (0, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
-            (multiply, (1, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
-            (load, (a_descs, b_desc, sizes, blocks, ROWS, GROUPS, BLOCK_K, STAGES)),
+            (multiply, (0, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES, EARLY)),
+            (multiply, (1, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES, EARLY)),
+            (load, (a_descs, b_desc, sizes, blocks, ROWS, GROUPS, BLOCK_K, STAGES, EARLY)),
         ], worker_num_warps=[4, 1], worker_num_regs=[GROUP_REGISTERS, 40])  # fmt: skip
     else:
         gl.warp_specialize([
-            (multiply, (0, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
-            (multiply, (1, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
-            (multiply, (2, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES)),
-            (load, (a_descs, b_desc, sizes, blocks, ROWS, GROUPS, BLOCK_K, STAGES)),
+            (multiply, (0, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES, EARLY)),
+            (multiply, (1, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES, EARLY)),
+            (multiply, (2, sizes, blocks, result, ACTIVATION, ROWS, GROUPS, BLOCK_K, STAGES, EARLY)),
+            (load, (a_descs, b_desc, sizes, blocks, ROWS, GROUPS, BLOCK_K, STAGES, EARLY)),
         ], worker_num_warps=[4, 4, 1], worker_num_regs=[GROUP_REGISTERS, GROUP_REGISTERS, 40])  # fmt: skip
 
 
@@ -108,9 +107,10 @@ def fetch_ahead(ptr, size):
 @gluon.jit
 def load(
     a_descs, b_desc, sizes, blocks, ROWS: gl.constexpr, GROUPS: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr,
+    STAGES: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """The task of the warp that loads: one step's blocks after the other, for all tiles of this program."""
+    wait_for_previous(EARLY)
     M, N, K = sizes
     a_blocks, b_blocks, full, empty = blocks
     BLOCK_M: gl.constexpr = total(ROWS)
@@ -136,9 +136,10 @@ def load(
 @gluon.jit
 def multiply(
     GROUP: gl.constexpr, sizes, blocks, result, ACTIVATION: gl.constexpr, ROWS: gl.constexpr, GROUPS: gl.constexpr,
-    BLOCK_K: gl.constexpr, STAGES: gl.constexpr,
+    BLOCK_K: gl.constexpr, STAGES: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """The task of a group: its columns of all tiles of this program, each finished and stored."""
+    wait_for_previous(EARLY)
     M, N, K = sizes
     a_blocks, b_blocks, full, empty = blocks
     out_descs, residual_descs, bias_ptr, bias_stride, tiles, residual_full = result
@@ -253,5 +254,6 @@ def matmul_specialised(p: Product, config: triton.Config) -> None:
         *describe_parts(p.residual, (p.M, p.N), p.residual_strides[0], cols),
         p.bias, p.bias_stride, p.ahead, 0 if p.ahead is None else p.ahead.numel(), p.M, p.N, p.K,
         ACTIVATION=epilogue(p.activation, p.out.dtype), ROWS=rows, BLOCK_K=block_k, STAGES=stages[block_k],
-        GROUPS=groups, GROUP_REGISTERS=group_registers, num_warps=config.num_warps, maxnreg=registers, **early_start(),
+        GROUPS=groups, GROUP_REGISTERS=group_registers, num_warps=config.num_warps, maxnreg=registers,
+        **early_start(programs),
     )  # fmt: skip

@@ -228,7 +228,7 @@ def matmul_tma(p: Product, config: triton.Config) -> None:
         p.residual_strides, **whole.normalising,
         A_ROWS_FIRST=a_rows, B_ROWS_FIRST=b_rows,
         ACTIVATION=epilogue(whole.activation, p.out.dtype), PRECISION=p.precision,
-        ONE_TILE=tiles == programs, **options, **early_start(),
+        ONE_TILE=tiles == programs, **options, **early_start(programs * split),
     )  # fmt: skip
     if split > 1:
         sum_parts(p, whole.out)

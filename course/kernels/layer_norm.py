@@ -8,6 +8,7 @@ than registers hold are read twice, 3 * n * itemsize bytes, with Welford's runni
 pass, combined by the formula of Chan, Golub and LeVeque (1983). The mean of squares less the square of
 the mean would need one sum fewer, and lose every digit where the mean is large against the deviation.
 """
+import math
 from collections.abc import Sequence
 
 import torch
@@ -138,8 +139,9 @@ def _layer_norm(
     kernel = layer_norm_kernel if rows.one_block else long_layer_norm_kernel
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
     kernel[rows.grid](
-        x, y, weight, bias, eps, *rows.sizes, rows.x_strides, rows.y_strides, **rows.tile, **early_start()
-    )
+        x, y, weight, bias, eps, *rows.sizes, rows.x_strides, rows.y_strides, **rows.tile,
+        **early_start(math.prod(rows.grid)),
+    )  # fmt: skip
     return y
 
 

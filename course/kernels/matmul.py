@@ -199,7 +199,7 @@ def matmul_pointers(p: Product, config: triton.Config) -> None:
         p.batch_sizes, p.a_batch_strides, p.b_batch_strides, p.residual_batch_strides,
         *p.a_strides, *p.b_strides, p.bias_stride, p.residual_strides, **whole.normalising,
         ACTIVATION=epilogue(whole.activation, p.out.dtype), PRECISION=p.precision, **config.all_kwargs(),
-        **early_start(),
+        **early_start(batch * tiles * split),
     )  # fmt: skip
     if split > 1:
         sum_parts(p, whole.out)

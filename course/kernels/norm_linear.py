@@ -17,6 +17,7 @@ every tile does more at its end takes longer than the norm's one pass (course/fa
 
 The mean is subtracted after the product, from sums that it is part of: they lose as many digits as |m| * r has.
 """
+import math
 from typing import NamedTuple
 
 import torch
@@ -95,9 +96,10 @@ def _row_statistics(x: torch.Tensor) -> torch.Tensor:
     n_rows, n_cols = rows.shape
     block_n = min(max(next_power_of_2(n_cols), PART.value), 1024)
     block_m = next_power_of_2(n_rows) if runtime.INTERPRET else 4096 // block_n
-    row_statistics_kernel[(cdiv(n_rows, block_m), cdiv(n_cols, block_n))](
+    grid = cdiv(n_rows, block_m), cdiv(n_cols, block_n)
+    row_statistics_kernel[grid](
         rows, statistics, rows.stride(0), n_rows, n_cols, PARTS=statistics.shape[-1], BLOCK_M=block_m, BLOCK_N=block_n,
-        **early_start(),
+        **early_start(math.prod(grid)),
     )  # fmt: skip
     return statistics
 

@@ -8,6 +8,8 @@ class token's place: what follows works on one matrix, and adds that token with 
 
 Cost: 2 * B * C * H * W * itemsize bytes, and the rows of zeros.
 """
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -73,9 +75,10 @@ def _patchify(x: torch.Tensor, patch_size: list[int]) -> torch.Tensor:
     (PH, PW), (B, C, H, W) = patch_size, x.shape
     GH, GW = H // PH, W // PW
     block_r, block_x = next_power_of_2(PH), min(next_power_of_2(GW * PW), WIDEST)
-    patchify_kernel[(B * GH * C, cdiv(GW * PW, block_x))](
+    grid = B * GH * C, cdiv(GW * PW, block_x)
+    patchify_kernel[grid](
         x, out, x.stride(), out.stride(0), C, GH, GW, PH=PH, PW=PW, BLOCK_R=block_r, BLOCK_X=block_x,
-        num_warps=min(max(block_r * block_x // 512, 1), 8), **early_start(),
+        num_warps=min(max(block_r * block_x // 512, 1), 8), **early_start(math.prod(grid)),
     )  # fmt: skip
     return out
 

@@ -201,7 +201,7 @@ def _scaled_dot_product_attention(
             q, k, v, out, heads, L, S, exponent, outer_sizes[1:], *strides, out_strides,
             E=E, EV=EV, CAUSAL=is_causal, NEGATE=scale < 0, PRECISION=matmul_precision(q.dtype),
             WHOLE_BLOCKS=S >= block_n, REST=rest, BLOCK_E=block_e, BLOCK_EV=block_ev,
-            **config.all_kwargs(), **early_start(),
+            **config.all_kwargs(), **early_start(programs),
         )  # fmt: skip
 
     specialised = (not is_causal and specialised_takes(q.dtype, outer_sizes, L, S, E, EV, *strides)

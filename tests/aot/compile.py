@@ -26,6 +26,7 @@ from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 
 from course import runtime
+from course.kernels._early_start import NEXT_TOO
 
 TARGETS = {  # the target, and the bytes of shared memory one program can have there
     "sm_80": (GPUTarget("cuda", 80, 32), 163 * 1024),
@@ -70,7 +71,7 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
         if kernel.metadata.shared > shared_limit:
             raise OutOfResources(kernel.metadata.shared, shared_limit, "shared memory")
         if kwargs.get("EARLY"):
-            check_order(kernel.asm["ptx"])
+            check_order(kernel.asm["ptx"], at_once=kwargs["EARLY"] == NEXT_TOO.value)
         if compiled.names is not None:
             compiled.names.add(self.__name__)
         return kernel
@@ -99,14 +100,16 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
     importlib.import_module("course.kernels._checks").INTERPRET = True  # tensors on the CPU will do
 
 
-def check_order(ptx: str) -> None:
-    """A kernel that starts early waits before it touches memory, and lets the next one start after its last load."""
+def check_order(ptx: str, at_once: bool) -> None:
+    """A kernel that starts early waits before it touches memory; it lets the next one start first of all, or last."""
     waits, lets = (ptx.find(f"griddepcontrol.{word}") for word in ("wait", "launch_dependents"))
     touches = [found.start() for found in re.finditer(r"\b(ld\.global|st\.global|cp\.async|atom\.|red\.)", ptx)]
     loads = [found.start() for found in re.finditer(r"\bld\.global", ptx)]
     if waits < 0 or waits > min(touches):
         raise AssertionError("launched early, but does not wait before it touches memory")
-    if 0 <= lets < max(loads):
+    if at_once and not 0 <= lets < waits:
+        raise AssertionError("does not let the next kernel start before it waits itself")
+    if not at_once and 0 <= lets < max(loads):
         raise AssertionError("lets the next kernel start before its last load")
 
 
