@@ -135,8 +135,11 @@ def models_figure(models: Results) -> Figure:
         lower.axhline(1, color=FAINT, linewidth=1)
         if ratios:
             lower.plot(*zip(*ratios), **style("course", providers))
-            for batch, ratio in ratios:
-                lower.annotate(f"{ratio:.2f}", (batch, ratio), (0, 7), textcoords="offset points", ha="center",
+            for i, (batch, ratio) in enumerate(ratios):
+                # above peaks and below dips, clear of the line; elsewhere in turn, since 8 and 16 are close to each other
+                higher = [r > ratio for _, r in ratios[max(i - 1, 0) : i] + ratios[i + 1 : i + 2]]
+                place = (0, -14 if all(higher) or any(higher) and i % 2 else 7)
+                lower.annotate(f"{ratio:.2f}", (batch, ratio), place, textcoords="offset points", ha="center",
                                color=INK, fontsize=8.5)  # fmt: skip
         upper.set_title(MODELS[model, dtype], color=INK, fontsize=10)
         upper.set_xscale("log", base=2)
