@@ -136,7 +136,7 @@ def models_figure(models: Results) -> Figure:
         if ratios:
             lower.plot(*zip(*ratios), **style("course", providers))
             for i, (batch, ratio) in enumerate(ratios):
-                # above peaks and below dips, clear of the line; elsewhere in turn, since 8 and 16 are close to each other
+                # above peaks and below dips, clear of the line; elsewhere in turn, since 8 and 16 are close
                 higher = [r > ratio for _, r in ratios[max(i - 1, 0) : i] + ratios[i + 1 : i + 2]]
                 place = (0, -14 if all(higher) or any(higher) and i % 2 else 7)
                 lower.annotate(f"{ratio:.2f}", (batch, ratio), place, textcoords="offset points", ha="center",
