@@ -16,7 +16,7 @@ POINTER_TILES = [  # BLOCK_M, BLOCK_N, warps
 FLOAT32_TILES = [(128, 64, 8), (64, 64, 4), (32, 64, 4), (16, 64, 4), (16, 32, 4)]  # multiplied without tensor cores
 TMA_TILES = [  # the same, and programs on a multiprocessor: of two, one multiplies while the other finishes its tile
     (128, 256, 8, 1), (256, 128, 8, 1), (128, 128, 8, 1), (128, 128, 4, 2), (128, 128, 8, 2), (64, 256, 4, 1),
-    (128, 64, 4, 2), (64, 128, 4, 2), (64, 64, 4, 2),
+    (128, 64, 4, 2), (64, 128, 4, 2),
 ]  # fmt: skip
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 STAGES = 4

@@ -53,8 +53,9 @@ class AbsentGPU:
 
 
 class Compiled:
-    """Names of kernels that need not be compiled again; None where each launch is."""
+    """Names of the kernels of a case, and of those that need not be compiled again; None where each launch is."""
 
+    of_case: set[str] = set()
     names: set[str] | None = None
 
 
@@ -71,7 +72,8 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
         if kernel.metadata.shared > shared_limit:
             raise OutOfResources(kernel.metadata.shared, shared_limit, "shared memory")
         if kwargs.get("EARLY"):
-            check_order(kernel.asm["ptx"], at_once=kwargs["EARLY"] == NEXT_TOO.value)
+            check_order(kernel.asm["ptx"], tasks_of_warps(kernel.asm["ttgir"]), kwargs["EARLY"] == NEXT_TOO.value)
+        compiled.of_case.add(self.__name__)
         if compiled.names is not None:
             compiled.names.add(self.__name__)
         return kernel
@@ -100,13 +102,21 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
     importlib.import_module("course.kernels._checks").INTERPRET = True  # tensors on the CPU will do
 
 
-def check_order(ptx: str, at_once: bool) -> None:
-    """A kernel that starts early waits before it touches memory; it lets the next one start first of all, or last."""
+def tasks_of_warps(ttgir: str) -> int:
+    """How many tasks a kernel's warps are divided among: the first warps', and one for each partition of the others."""
+    return 1 + len(re.findall(r"^ *partition\d+\(", ttgir, re.MULTILINE))
+
+
+def check_order(ptx: str, tasks: int, at_once: bool) -> None:
+    """A kernel that starts early waits before it touches memory, and so does each task that some of its warps have; it
+    lets the next one start first of all, or last."""
     waits, lets = (ptx.find(f"griddepcontrol.{word}") for word in ("wait", "launch_dependents"))
     touches = [found.start() for found in re.finditer(r"\b(ld\.global|st\.global|cp\.async|atom\.|red\.)", ptx)]
     loads = [found.start() for found in re.finditer(r"\bld\.global", ptx)]
     if waits < 0 or waits > min(touches):
         raise AssertionError("launched early, but does not wait before it touches memory")
+    if ptx.count("griddepcontrol.wait") < tasks:
+        raise AssertionError(f"launched early, but not all of its {tasks} tasks wait")
     if at_once and not 0 <= lets < waits:
         raise AssertionError("does not let the next kernel start before it waits itself")
     if not at_once and 0 <= lets < max(loads):
@@ -123,13 +133,14 @@ def main() -> None:
         for dtype_name, dtype in dtypes.items():
             compiled.names = set() if dtype_name in brief else None
             for label, call in importlib.import_module(f"tests.aot.{module}").cases(dtype):
-                error = None
+                error, compiled.of_case = None, set()
                 try:
                     with torch.no_grad():
                         call()
                 except Exception as e:  # reported by the test, the other cases go on
                     error = f"{type(e).__name__}: {str(e)[:500]}"
-                print(json.dumps({"case": f"{module} {label} {dtype_name}", "error": error}), flush=True)
+                case = {"case": f"{module} {label} {dtype_name}", "kernels": sorted(compiled.of_case), "error": error}
+                print(json.dumps(case), flush=True)
 
 
 if __name__ == "__main__":
