@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from course import kernels
+
 ROOT = Path(__file__).parents[1]
-MODULES = {path.stem for path in (ROOT / "tests" / "aot").glob("*.py")} - {"__init__", "compile"}
 OTHERS = ["sm_80", "sm_100", "gfx942"]
 KERNELS = ROOT / "course" / "kernels"
+CASES = ROOT / "tests" / "aot"
 KERNEL = re.compile(r"^def (\w+_kernel)\(", re.MULTILINE)
+MODULES = {f"{path.parent.name}.{path.stem}" for path in CASES.glob("*/*.py") if path.stem != "__init__"}
 
 
 def compile_for(target, *flags):
     done = subprocess.run(
         [sys.executable, "-m", "tests.aot.compile", target, *flags], cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert {case["case"].split()[0] for case in cases} == MODULES
@@ -28,10 +31,23 @@ def compile_for(target, *flags):
     return {kernel for case in cases for kernel in case["kernels"]}
 
 
+def written() -> list[str]:
+    """Every kernel of the package, as "family.file.kernel"."""
+    return [
+        f"{file.parent.name}.{file.stem}.{name}"
+        for file in sorted(KERNELS.glob("*/*.py")) for name in KERNEL.findall(file.read_text())
+    ]
+
+
 def test_every_case_compiles():
     compiled = compile_for("sm_90", "--brief", "float16")  # whose kernels are bfloat16's
-    written = {name for file in KERNELS.glob("*.py") for name in KERNEL.findall(file.read_text())}
-    assert compiled == written
+    assert compiled == set(written())
+
+
+def test_names_of_kernels_are_unique():
+    """A profile shows a kernel's name and not its file."""
+    names = [kernel.rpartition(".")[2] for kernel in written()]
+    assert sorted(set(names)) == sorted(names)
 
 
 @pytest.mark.parametrize("target", OTHERS)
@@ -50,6 +66,7 @@ def test_every_configuration_compiles():
     compile_for("sm_90", "--all")
 
 
-def test_every_kernel_is_covered():
-    kernels = {path.stem for path in KERNELS.glob("[a-z]*.py")}
-    assert kernels == MODULES
+def test_every_operation_is_covered():
+    """Each public operation has cases of its own, or stands beside one that has them."""
+    operations = {getattr(kernels, name).__module__.removeprefix("course.kernels.") for name in kernels.__all__}
+    assert operations == MODULES

@@ -2,8 +2,8 @@
 
     python -m tests.aot.compile sm_90 [--all | --brief [float16 ...]]
 
-Each module beside this one yields the calls that reach its kernel's variants. A driver that names the target
-and launches nothing stands in for the GPU, so that Triton specialises the arguments, compiles them to machine
+Each module in the folders beside this one yields the calls that reach its kernel's variants. A driver that names the
+target and launches nothing stands in for the GPU, so that Triton specialises the arguments, compiles them to machine
 code and reports the shared memory, as on the day itself. Prints a line of JSON a case.
 
 Every launch is compiled, in the first of its configurations that fits. With --all it is compiled in each of them; with
@@ -25,8 +25,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 
-from course import runtime
-from course.kernels._early_start import NEXT_TOO
+from course import runtime, tuning
+from course.kernels.parts.pdl import SIGNAL_AT_START
 
 TARGETS = {  # the target, and the bytes of shared memory one program can have there
     "sm_80": (GPUTarget("cuda", 80, 32), 163 * 1024),
@@ -53,7 +53,7 @@ class AbsentGPU:
 
 
 class Compiled:
-    """Names of the kernels of a case, and of those that need not be compiled again; None where each launch is."""
+    """Kernels of a case, as `module.kernel`, and those that need not be compiled again; None where each launch is."""
 
     of_case: set[str] = set()
     names: set[str] | None = None
@@ -66,21 +66,24 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
     run = JITFunction.run
 
     def compile_only(self, *args, grid, warmup, **kwargs):
-        if self.__name__ in (compiled.names or ()):
+        name = f"{self.fn.__module__}.{self.__name__}".removeprefix("course.kernels.")
+        if name in (compiled.names or ()):
             return None
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
         if kernel.metadata.shared > shared_limit:
             raise OutOfResources(kernel.metadata.shared, shared_limit, "shared memory")
-        if kwargs.get("EARLY"):
-            check_order(kernel.asm["ptx"], tasks_of_warps(kernel.asm["ttgir"]), kwargs["EARLY"] == NEXT_TOO.value)
-        compiled.of_case.add(self.__name__)
+        if kwargs.get("PRECISION") == "tf32" and target.backend == "cuda" and "cvt.rna.tf32" not in kernel.asm["ptx"]:
+            raise AssertionError("multiplies TF32 operands that were not rounded")
+        if kwargs.get("PDL"):
+            check_order(kernel.asm["ptx"], tasks_of_warps(kernel.asm["ttgir"]), kwargs["PDL"] == SIGNAL_AT_START.value)
+        compiled.of_case.add(name)
         if compiled.names is not None:
-            compiled.names.add(self.__name__)
+            compiled.names.add(name)
         return kernel
 
     JITFunction.run = compile_only
 
-    def one_that_fits(kernel, configs, launch):
+    def one_that_fits(problem, configs, launch):
         fits = []
         for config in configs:
             try:
@@ -91,15 +94,16 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
             if not every_configuration:
                 break
         if not fits:
-            raise RuntimeError(f"{kernel}: none of {len(configs)} configurations fits {shared_limit} bytes")
+            raise RuntimeError(f"{problem}: none of {len(configs)} configurations fits {shared_limit} bytes")
         return fits[0]
 
-    runtime._measure = one_that_fits
+    tuning.measure = one_that_fits
+    tuning.remember = lambda *choice: None
     runtime.gpu_name = lambda: name
     runtime.capability = lambda: (target.arch // 10, target.arch % 10) if target.backend == "cuda" else (0, 0)
     runtime.num_sms = lambda: 132
     torch.cuda.is_current_stream_capturing = lambda: False
-    importlib.import_module("course.kernels._checks").INTERPRET = True  # tensors on the CPU will do
+    importlib.import_module("course.kernels.parts.checks").INTERPRET = True  # tensors on the CPU will do
 
 
 def tasks_of_warps(ttgir: str) -> int:
@@ -123,13 +127,22 @@ def check_order(ptx: str, tasks: int, at_once: bool) -> None:
         raise AssertionError("lets the next kernel start before its last load")
 
 
+def modules() -> list[str]:
+    """Such as "elementwise.add": a family and an operation."""
+    folders = [family.name for family in pkgutil.iter_modules([os.path.dirname(__file__)]) if family.ispkg]
+    return [
+        f"{folder}.{module.name}"
+        for folder in folders for module in pkgutil.iter_modules([os.path.join(os.path.dirname(__file__), folder)])
+    ]
+
+
 def main() -> None:
     name, *flags = sys.argv[1:]
     dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     brief = [flag for flag in flags if flag in dtypes] or dtypes if "--brief" in flags else ()
     compiled = Compiled()
     pretend(name, "--all" in flags, compiled)
-    for module in sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]) if m.name != "compile"):
+    for module in modules():
         for dtype_name, dtype in dtypes.items():
             compiled.names = set() if dtype_name in brief else None
             for label, call in importlib.import_module(f"tests.aot.{module}").cases(dtype):

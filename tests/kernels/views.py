@@ -8,7 +8,7 @@ VIEWS = [
     lambda t: t[:, 3], lambda t: t.permute(1, 2, 3, 0), lambda t: t.permute(3, 1, 2, 0), lambda t: t.flatten(1).T,
     lambda t: t.to(memory_format=torch.channels_last), lambda t: t[:, :1].expand(t.shape),
     lambda t: t[..., :1].expand(t.shape),
-]  # fmt: skip
+]
 """Each takes a contiguous tensor of four dimensions, and returns one that is not."""
 
 each_view = pytest.mark.parametrize("view", VIEWS)

@@ -1,0 +1,1 @@
+"""Elementwise operations and the launch that they share."""

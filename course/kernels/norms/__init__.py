@@ -1,0 +1,1 @@
+"""Normalisations: softmax, layer norm, batch norm, group norm."""

@@ -1,0 +1,1 @@
+"""Pools: a maximum or a mean over windows of an image."""

@@ -1,0 +1,1 @@
+"""Matrix products: the operations, their problem, and the engines that compute it."""
