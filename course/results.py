@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 
 from course import runtime
+from course.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -84,8 +85,8 @@ class Results:
         return cells
 
     def races(self) -> dict[tuple, Race]:
-        """Ours beside the best peer, in each cell that has both. Peers of any run count, so that leaving out a fast one
-        from the last run helps nobody."""
+        """Ours beside the best peer, in each cell that has both. Peers of any run count: a fast one that is left out of
+        the last run still counts."""
         races = {}
         for cell, rows in self.cells().items():
             ours, best = fastest(rows, is_ours), fastest(rows, is_peer)
@@ -161,9 +162,23 @@ def read(what: str, gpu: str | None = None, root: Path | None = None) -> Results
     file = root / gpu / f"{what}.json"
     if not file.is_file():
         return Results(what)
-    about = json.loads(file.read_text())
+    about = json.loads(file.read_text(encoding="utf-8"))
     rows, earlier = about.pop("rows"), about.pop("earlier")
     return Results(what, rows, {run["date"]: run for run in (*earlier, about) if run})
+
+
+def hardware(gpu: str = "nvidia-h200") -> dict:
+    """What was measured of a GPU itself: `multiprocessors`, `copy_gbps`, `matmul_bf16_tflops`, `matmul_tf32_tflops`.
+
+    The last two are what "a large matrix product" means in every chapter and post: PyTorch's, of two 8192 x 8192.
+    """
+    return json.loads((RESULTS / gpu / "hardware.json").read_text(encoding="utf-8"))
+
+
+def hardware_of(run: dict) -> dict:
+    """`hardware` of the GPU of a run or a stored result; {} where nothing is stored of it."""
+    gpu = runtime.file_name(run["gpu"])
+    return hardware(gpu) if (RESULTS / gpu / "hardware.json").exists() else {}
 
 
 def circumstances() -> dict:
@@ -210,11 +225,3 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     right = [all(row[i][:1] in "0123456789-" for row in rows[1:]) for i in range(len(header))]
     lines = ["  ".join(f"{cell:{'>' if r else '<'}{w}}" for cell, w, r in zip(row, widths, right)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Writes `file`, or nothing: the rename at the end is one step."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(file)

@@ -1,4 +1,4 @@
-"""Honest GPU timings: competitors in turn, in one process, the clock around the work alone.
+"""Honest GPU timings: between two GPU events, competitors in turn, in one process.
 
 A single measurement says nothing about a machine whose clock wanders: every round runs each competitor
 once, so that a slow moment falls on all of them, and the median over the rounds is reported with the 20 %
@@ -9,12 +9,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import filelock
 import torch
+
+from course.graphs import Captured
 
 BUSY_CYCLES = 1_000_000
 """About 0.5 ms: longer than the CPU takes to hand a graph or a kernel to the GPU."""
@@ -28,29 +30,6 @@ class Timing(NamedTuple):
     median: float
     q20: float
     q80: float
-
-
-class Captured:
-    """`calls`, run in order by one CUDA graph: `replay()` writes `outputs` anew.
-
-    Each call runs twice first, outside the graph, as PyTorch asks (lazy initialisation, autotuning). The
-    calls are kept, since the graph goes on using the tensors they refer to.
-    """
-
-    def __init__(self, calls: Sequence[Callable[[], object]]):
-        self.calls = calls
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for call in [*calls, *calls]:
-                call()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs = [call() for call in calls]
-
-    def replay(self) -> None:
-        self.graph.replay()
 
 
 def time_in_turn(
@@ -83,20 +62,55 @@ def time_in_turn(
                 torch.cuda.synchronize()
                 if cold:
                     filler.zero_()
-                if cold or isinstance(getattr(run, "__self__", None), Captured):
-                    torch.cuda._sleep(BUSY_CYCLES)
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                run()
-                end.record()
-                events[name].append((start, end))
+                alone = cold or isinstance(getattr(run, "__self__", None), Captured)
+                events[name].append(recorded(run, BUSY_CYCLES if alone else 0))
         torch.cuda.synchronize()
     return {name: _timing([s.elapsed_time(e) / calls_in_one for s, e in pairs]) for name, pairs in events.items()}
+
+
+def recorded(run: Callable[[], object], busy_cycles: int) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    """Calls run() between two events, behind a kernel that keeps the GPU busy for so many cycles, or behind none for 0.
+
+    While that kernel runs the CPU launches the work, so that the time between the events is the GPU's alone.
+    """
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    if busy_cycles:
+        torch.cuda._sleep(busy_cycles)
+    start.record()
+    run()
+    end.record()
+    return start, end
 
 
 def _timing(samples: list[float]) -> Timing:
     q20, *_, q80 = statistics.quantiles(samples, n=5, method="inclusive")
     return Timing(statistics.median(samples), q20, q80)
+
+
+def queued_milliseconds(launch: Callable[[], object]) -> float:
+    """The GPU's time for one of up to 20 launches in a row, of which the very first compiles: the median of five rows.
+
+    In a row, because alone a small kernel takes less time than launching it. All of a row is launched while the GPU is
+    still busy with something else, as in a CUDA graph.
+    """
+
+    def row():
+        for _ in range(launches):
+            launch()
+
+    launch()  # compiles
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    launch()
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
+    launches = max(2, min(20, int(0.004 / seconds)))
+    rows = []
+    for _ in range(5):
+        start, end = recorded(row, busy_cycles=int(2e9 * seconds * launches))  # for longer than the CPU needs
+        torch.cuda.synchronize()
+        rows.append(start.elapsed_time(end) / launches)
+    return statistics.median(rows)
 
 
 def l2_bytes() -> int:
@@ -123,7 +137,7 @@ def footprint(*tensors: torch.Tensor) -> int:
 def copy_gbps() -> float:
     """GB/s, read and written, of copying 1 GiB on this GPU: what a kernel that only moves bytes can hope for."""
     source, target = torch.randint(255, (2, 2**30), dtype=torch.uint8, device="cuda")
-    # called, not captured: inside a graph the copy goes through another engine, which is slower
+    # called, not captured: as a node of a graph the same copy is slower
     return 2 * source.numel() / time_in_turn({"copy": lambda: target.copy_(source)}, cold=True)["copy"].median / 1e6
 
 

@@ -1,0 +1,330 @@
+"""Which engine computes a problem, and in which configuration: measured once, then remembered.
+
+A family of kernels describes what was asked for in one frozen tuple, its *problem*, and has *engines*, each one way to
+compute such a problem, named after what it needs. An engine is a module with
+
+    can_run(problem) -> bool                        whether it computes this problem on this GPU
+    configs(problem) -> list[Config]                configurations worth a measurement
+    launch(problem, config, operands) -> None       the launch; `operands` are the family's tensors
+
+and `Engines`, which the operation holds, is the only place where a kernel is chosen. Choices are looked up first in the
+repository's `course/tuned/<gpu>.json`, then in `~/.cache/triton-course`; what is found in neither is measured, with a
+line on stderr, and written to the latter. What this machine stored counts only where it is one of the configurations
+that the engines offer for the problem; the repository's may be another one, found by hand. A file or a folder that
+cannot be used costs a line on stderr, and no call.
+"""
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import filelock
+import torch
+import triton
+
+from course import runtime
+from course.files import write_whole
+from course.graphs import ALONE
+from course.timing import queued_milliseconds
+
+TUNED = Path(__file__).parent / "tuned"
+"""Choices measured by the maintainers, one file a GPU."""
+
+
+def cache_folder() -> Path | None:
+    """COURSE_CACHE, or `~/.cache/triton-course` where that is empty; None for a user that has no home."""
+    try:
+        return Path(os.environ.get("COURSE_CACHE") or "~/.cache/triton-course").expanduser()
+    except RuntimeError:
+        return None
+
+
+CACHE = cache_folder()
+"""Choices measured on this machine."""
+
+VERSION = 2
+"""Of the files' format: others are not read."""
+
+OFFERED = 12
+"""Configurations of a problem that are measured, at most."""
+
+REMEMBERED = 4096
+"""Problems whose choice a process remembers: enough for every shape of many models."""
+
+READING = threading.Lock()
+"""Held by the thread that reads the files."""
+
+WARPS = (1, 2, 4, 8, 16, 32)
+"""Of a program, as Triton takes them."""
+
+PATIENCE_S = 2
+"""Seconds to wait for another process that writes to the same file."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Config:
+    """One way to launch an engine's kernel."""
+
+    engine: str
+    blocks: dict[str, int | bool]
+    """The kernel's constexpr arguments, such as BLOCK_M, and what `launch` makes of others."""
+    num_warps: int = 4
+    num_stages: int = 1
+    cost: float = 0.0
+    """Its predicted time, in any unit that the engines of a family share: the cheapest is tried first."""
+
+    @property
+    def options(self) -> dict[str, int | bool]:
+        """What the kernel is launched with."""
+        return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+    def __str__(self) -> str:
+        return f"{self.engine} " + " ".join(f"{name}={value}" for name, value in self.options.items())
+
+
+class Problem(Protocol):
+    """What was asked for, as a hashable tuple: sizes, strides, dtype, precision, what is fused."""
+
+    def choice(self) -> dict[str, int | str]:
+        """What the choice depends on, by name. Problems of about one size share one, and so are measured once."""
+
+    @property
+    def worth_measuring(self) -> bool:
+        """False for one so small that measuring would take longer than it can save."""
+
+
+class Engine(Protocol):
+    """See above; `__name__` is the module's."""
+
+    __name__: str
+
+    def can_run(self, problem) -> bool: ...
+    def configs(self, problem) -> list[Config]: ...
+    def launch(self, problem, config: Config, operands) -> None: ...
+
+
+class Engines:
+    """The engines of one operation, in order of preference.
+
+    The first that can run a problem computes it. With `compete`, all that can run offer their configurations, and the
+    fastest one computes it.
+    """
+
+    def __init__(self, op: str, *engines: Engine, compete: bool = False):
+        self.op, self.compete = op, compete
+        self.by_name = {engine.__name__.rpartition(".")[2]: engine for engine in engines}
+        self.chosen: dict[tuple[int, Problem], tuple[Engine, Config]] = {}
+        """by GPU and problem"""
+
+    def compute(self, problem: Problem, operands) -> None:
+        """Computes `problem`, in its fastest configuration on the current GPU."""
+        key = torch.cuda.current_device() if runtime.SEVERAL else 0, problem
+        found = self.chosen.get(key)
+        if found is None:
+            config, for_good = self.choose(problem, operands)
+            found = self.by_name[config.engine], config
+            if for_good:
+                if len(self.chosen) >= REMEMBERED:
+                    self.chosen.clear()
+                self.chosen[key] = found
+        engine, config = found
+        engine.launch(problem, config, operands)
+
+    def configs(self, problem: Problem) -> list[Config]:
+        """What is worth a measurement for `problem`, the most promising first."""
+        return self.offered(problem)[: OFFERED if problem.worth_measuring else 1]
+
+    def offered(self, problem: Problem) -> list[Config]:
+        """All that the engines offer for `problem`, the most promising first."""
+        offered = [config for engine in self.able(problem) for config in engine.configs(problem)]
+        return sorted(offered, key=lambda config: config.cost)
+
+    def able(self, problem: Problem) -> list[Engine]:
+        """The engines that may compute `problem`: all that can run it, or without `compete` the first of them."""
+        able = [engine for engine in self.by_name.values() if engine.can_run(problem)]
+        return able if self.compete else able[:1]
+
+    def choose(self, problem: Problem, operands) -> tuple[Config, bool]:
+        """The configuration for `problem`, and whether it is measured or the only one, and so holds for good.
+
+        The first one offered is the engine's own guess. It is returned unmeasured in the interpreter, during CUDA graph
+        capture, and under COURSE_TUNE=0.
+        """
+        candidates = self.configs(problem)
+        if runtime.INTERPRET or len(candidates) == 1:
+            return candidates[0], True
+        choice = self.choice(problem)
+        stored = self.stored(problem, choice)
+        if stored is not None:
+            return stored, True
+        if os.environ.get("COURSE_TUNE") == "0" or torch.cuda.is_current_stream_capturing():
+            return candidates[0], False
+        with ALONE:
+            stored = self.stored(problem, choice)  # by another thread, meanwhile
+            return stored or self.measured(problem, choice, candidates, operands), True
+
+    def choice(self, problem: Problem) -> dict[str, int | str]:
+        """What the choice depends on: the problem's fields, and which engines there were to choose from."""
+        able = self.able(problem)
+        engines = " ".join(name for name, engine in self.by_name.items() if engine in able)
+        return {**problem.choice(), "engines": engines}
+
+    def stored(self, problem: Problem, choice: dict[str, int | str]) -> Config | None:
+        """The first configuration stored for `choice` that may be used for `problem`."""
+        with READING:  # of two that read, the later would replace what was measured since the earlier
+            known = known_choices(runtime.gpu_name()).get(choice_name(self.op, choice), ())
+        offered = self.offered(problem) if known else ()
+        return next((one.config for one in known if one.may_be_used(offered)), None)
+
+    def measured(
+        self, problem: Problem, choice: dict[str, int | str], candidates: Sequence[Config], operands
+    ) -> Config:
+        """The fastest of `candidates`, from now on stored."""
+        name, gpu = choice_name(self.op, choice), runtime.gpu_name()
+        known = known_choices(gpu).setdefault(name, [])
+        if known:
+            say(f"ignored {', '.join(str(one.config) for one in known)}: not offered for {name}")
+        config = measure(name, candidates, lambda config: self.launch(problem, config, operands))
+        known.append(Stored(config))
+        if CACHE is None:
+            say("choices are not stored: found no home, expected COURSE_CACHE to name a folder")
+        else:
+            try:
+                remember(CACHE / f"{gpu}.json", self.op, choice, config)
+            except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
+                say(f"choices are not stored in {CACHE}: {error}")
+        return config
+
+    def launch(self, problem: Problem, config: Config, operands) -> None:
+        self.by_name[config.engine].launch(problem, config, operands)
+
+
+class Stored(NamedTuple):
+    """A configuration from a file."""
+
+    config: Config
+    reviewed: bool = False
+    """whether the file is the repository's"""
+
+    def may_be_used(self, offered: Sequence[Config]) -> bool:
+        """Whether it is one of `offered`; of one that is reviewed, whether it has the form of one of them."""
+        mine = self.config.options
+        of_its_engine = (config.options for config in offered if config.engine == self.config.engine)
+        alike = [options for options in of_its_engine if kinds(options) == kinds(mine)]
+        return mine in alike or self.reviewed and bool(alike) and self.config.num_warps in WARPS
+
+
+def kinds(options: dict) -> dict[str, type]:
+    return {name: type(value) for name, value in options.items()}
+
+
+def choice_name(op: str, choice: dict[str, int | str]) -> str:
+    """The problem in words, such as "matmul M=2048 N=768 ..."."""
+    return f"{op} " + " ".join(f"{name}={value}" for name, value in choice.items())
+
+
+def measure(name: str, configs: Sequence[Config], launch: Callable[[Config], object]) -> Config:
+    """The fastest of `configs`, each launched many times; those that do not fit the GPU are passed over.
+
+    Raises triton's OutOfResources where none of them fits.
+    """
+    best, best_ms = None, float("inf")
+    for i, config in enumerate(configs, start=1):
+        print(f"\rtuning {name}: {i}/{len(configs)}", end="", file=sys.stderr, flush=True)
+        try:
+            ms = queued_milliseconds(functools.partial(launch, config))
+        except triton.runtime.errors.OutOfResources as error:  # of the GPU's shared memory or registers
+            misfit = error
+            continue
+        if ms < best_ms:
+            best, best_ms = config, ms
+    if best is None:
+        raise misfit
+    print(f"\rtuning {name}: {best_ms:.4f} ms with {best}", file=sys.stderr, flush=True)
+    return best
+
+
+@functools.cache
+def say(line: str) -> None:
+    """Prints `line` on stderr, once in a process."""
+    print(f"course: {line}", file=sys.stderr, flush=True)
+
+
+def remember(file: Path, op: str, choice: dict[str, int | str], config: Config) -> None:
+    """Adds one choice to `file`, behind those that are stored for the same problem and are others.
+
+    A file that is no such file is kept under another name, `file` with .old1 or the next number behind it. Any number
+    of threads and processes may do so at once. Raises OSError where the file cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(file.with_name(f"{file.name}.lock"), timeout=PATIENCE_S):
+        try:
+            entries = read_entries(file)
+        except ValueError:  # known_choices has said so
+            numbered = (file.with_name(f"{file.name}.old{number}") for number in itertools.count(1))
+            file.replace(next(kept for kept in numbered if not kept.exists()))
+            entries = []
+        entry = {"op": op, "problem": choice, "engine": config.engine, "launch": config.options}
+        if entry not in entries:
+            entries = sorted([*entries, entry], key=lambda entry: choice_name(entry["op"], entry["problem"]))
+            write_whole(file, as_text(entries))
+
+
+def as_text(entries: Iterable[dict]) -> str:
+    """The file's text: JSON, one choice a line."""
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
+    return f'{{"version": {VERSION}, "choices": [\n{lines}\n]}}\n'
+
+
+def read_entries(file: Path) -> list[dict]:
+    """The choices in `file`; none if it does not exist.
+
+    Raises ValueError if it is not one of this VERSION, or has a line that is no choice; OSError if it cannot be read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    try:
+        content = json.loads(text)
+        version, entries = content["version"], content["choices"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # not JSON, or JSON of another shape
+        version = "none"
+    if version != VERSION:
+        raise ValueError(f"expected choices of version {VERSION}, got {version}")
+    if not isinstance(entries, list):
+        raise ValueError(f"expected a list of choices, got {json.dumps(entries)[:100]}")
+    for entry in entries:
+        if not isinstance(entry, dict) or kinds(entry) != ENTRY:
+            fields = ", ".join(f"{name}: {kind.__name__}" for name, kind in ENTRY.items())
+            raise ValueError(f"expected choices of {fields}, got {json.dumps(entry)[:100]}")
+    return entries
+
+
+ENTRY = {"op": str, "problem": dict, "engine": str, "launch": dict}
+"""The fields of a choice in a file."""
+
+
+@functools.cache
+def known_choices(gpu: str) -> dict[str, list[Stored]]:
+    """The stored choices by the problem's name: the repository's before this machine's."""
+    known = {}
+    for folder in filter(None, (TUNED, CACHE)):
+        file = folder / f"{gpu}.json"
+        try:
+            entries = read_entries(file)
+        except (ValueError, OSError) as error:
+            say(f"ignored {file}: {error}")
+            continue
+        for entry in entries:
+            blocks = dict(entry["launch"])
+            warps, stages = (blocks.pop(name, None) for name in ("num_warps", "num_stages"))
+            stored = Stored(Config(entry["engine"], blocks, warps, stages), reviewed=folder == TUNED)
+            known.setdefault(choice_name(entry["op"], entry["problem"]), []).append(stored)
+    return known
