@@ -10,8 +10,8 @@ import torch
 
 import course.exercises
 from course import lab
-from course.exercises import find
-from course.lab.check import arguments
+from course.lab.checking.check import arguments
+from course.lab.checking.exercise import find
 
 CHAPTERS = [module.name for module in pkgutil.iter_modules(course.exercises.__path__)]
 EXERCISES = [e for chapter in CHAPTERS for e in importlib.import_module(f"course.exercises.{chapter}").EXERCISES]
@@ -46,12 +46,12 @@ def test_mistake_is_found_and_explained(exercise, mistake):
     function, says = exercise.build(exercise.wrong_source(mistake)), exercise.wrong[mistake].says
     for name, inputs in exercise.cases.items():
         # the heavy input, which a GPU reads unguarded, is for kernels that pass all cases
-        report = lab.check(dataclasses.replace(exercise, cases={name: inputs}, heavy=None), function, seconds=30)
+        report = lab.check(dataclasses.replace(exercise, cases={name: inputs}, heavy=None), function)
         if not report.passed:
             break  # the first failure is the one that is explained: it saves the cases behind it
     if says not in repr(report):
-        report = lab.check(exercise, function, seconds=30)
-    assert report.status == "failed"
+        report = lab.check(exercise, function)
+    assert report.status == ("almost" if says.startswith("right, but") else "failed")
     assert says in repr(report), report
 
 
@@ -69,7 +69,7 @@ def test_solution_and_stub_differ_in_what_the_learner_writes(exercise):
 
 @each_exercise
 def test_enough_cases(exercise):
-    inputs = [[a for a in arguments(exercise, make) if torch.is_tensor(a)] for make in exercise.cases.values()]
+    inputs = [[a for a in arguments(make) if torch.is_tensor(a)] for make in exercise.cases.values()]
     assert len(inputs) >= 5
     assert any(tensors[0].numel() == 1 for tensors in inputs)  # the data; what follows may be weights
     assert any(a.numel() >= 100_000 for tensors in inputs for a in tensors)
@@ -97,4 +97,4 @@ def test_names_are_unique_and_found():
 @each_exercise
 def test_heavy_inputs_run(exercise):
     report = lab.check(exercise, exercise.build(exercise.answer))
-    assert report.passed and bool(report.speed) == bool(exercise.heavy)
+    assert report.passed and report.speed == bool(exercise.heavy)

@@ -1,11 +1,11 @@
-"""Exercises of notebooks/06_attention.ipynb."""
+"""Exercises of the chapter on attention (notebooks/attention.ipynb)."""
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
-from course.kernels.scaled_dot_product_attention import load_tile, tile_ptrs
+from course.kernels.attention.pointers import load_tile, tile_ptrs
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 def attention(q, k, v, **more):
@@ -109,7 +109,8 @@ RESCALE = Exercise(
 
         `p.to(v.dtype)` rounds the weights to the type of the values, because tensor cores multiply two factors of one
         type. The weights lie between 0 and 1, and their sum, which decides how they are normalised, is taken before
-        the rounding and in float32. `input_precision="ieee"` matters for float32 alone; chapter 12 says what it does.
+        the rounding and in float32. `input_precision="ieee"` matters for float32 alone; the chapter on precision
+        says what it does.
     """),
     wrong={
         "acc is not rescaled": Wrong({"acc = acc * alpha[:, None] +": "acc = acc +"}, "keys of size 32: "),
@@ -121,7 +122,7 @@ RESCALE = Exercise(
         "the weights under the old maximum": Wrong({"tl.exp(s - new_m[:, None])": "tl.exp(s - m[:, None])"},
                                                    "NaN where a number belongs"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -190,7 +191,7 @@ WINDOW = Exercise(
 
         Query `i` sees itself and the `window - 1` keys before it, `i - window < j <= i`: long texts then cost
         `M · window` scores and no longer `M²`. Write the first and the last key of the loop, so that no block
-        is touched that nobody sees, and the mask inside. The number of keys is that of the queries, `M`.
+        is loaded that no query sees, and the mask inside. The number of keys is that of the queries, `M`.
     """),
     reference=windowed,
     cases={
@@ -206,6 +207,7 @@ WINDOW = Exercise(
     },
     heavy=with_window(256, lambda randn: heads_of(randn, 32, 4096, 4096, 64, dtype=torch.float16)),
     operations=lambda q, k, v, window: 4 * q.numel() * window,
+    frugal=("reads",),
     solution=(window_kernel, window_attention),
     hints=(
         "Draw the scores, rows for queries and columns for keys: the window is a band along the diagonal. A program "
@@ -229,6 +231,13 @@ WINDOW = Exercise(
         "not causal": Wrong({"(keys[None, :] <= rows[:, None]) & (": "(keys[None, :] < M) & ("}, "window 40: "),
         "the loop begins at the last row's first key": Wrong(
             {"first_m - window + 1": "first_m + BLOCK_M - window"}, "Some elements are right"
+        ),
+        "the whole row is read": Wrong(
+            {"tl.maximum(first_m - window + 1, 0) // BLOCK_N * BLOCK_N": "0", "tl.minimum(first_m + BLOCK_M, M)": "M"},
+            "right, but it reads",
+        ),
+        "all keys before the last are read": Wrong(
+            {"tl.maximum(first_m - window + 1, 0) // BLOCK_N * BLOCK_N": "0"}, "right, but it reads"
         ),
         "the last block is left out": Wrong(
             {"tl.minimum(first_m + BLOCK_M, M)": "tl.minimum(first_m + BLOCK_M - BLOCK_N, M)"}, "window 40: "
@@ -300,7 +309,7 @@ def powers_of_half(x):
 ALIBI = Exercise(
     name="attention.alibi",
     task=prose("""
-        ### Exercise 3: a bias that nobody stores
+        ### Exercise 3: a bias that is never stored
 
         ALiBi tells a transformer where its tokens are by making distant keys less important: causal attention whose
         score of query `i` and key `j` is `scale * q[i] · k[j] - slope * (i - j)`, with one slope a head. As
@@ -321,6 +330,7 @@ ALIBI = Exercise(
     },
     heavy=lambda randn: (*heads_of(randn, 32, 2048, 2048, 64, dtype=torch.float16), powers_of_half(randn(32))),
     operations=lambda q, k, v, slopes: 2 * q.numel() * k.shape[1],
+    frugal=("reads",),
     solution=(alibi_kernel, alibi_attention),
     hints=(
         "`slope_ptr + head * stride_slope` is the address of one number, not of a block. `tl.load` takes that too.",
@@ -348,7 +358,7 @@ ALIBI = Exercise(
         ),
         "the bias is scaled": Wrong({"s = s - slope *": "s = s - slope * scale *"}, "tokens of size 32: "),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -428,6 +438,7 @@ GROUPED = Exercise(
     },
     heavy=lambda randn: grouped(randn, 32, 8, 2048, 2048, 64, dtype=torch.float16),
     operations=lambda q, k, v: 4 * q.numel() * k.shape[1],
+    frugal=("reads",),
     solution=(grouped_kernel, grouped_attention),
     hints=(
         "`rows` counts the queries of the whole group: row 0 is token 0 of the first head, row 1 token 0 of the second "
@@ -457,7 +468,7 @@ GROUPED = Exercise(
         "rows in the other order": Wrong({"rows % GROUP": "rows // M", "rows // GROUP": "rows % M"},
                                          "A store went past the output"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -577,7 +588,7 @@ DECODE = Exercise(
 
         A padding part has `m = -inf` and `total = 0`, so that its `alpha` is 0. There is no `tl.dot` here, since
         tensor cores want sixteen rows at least; for one query the arithmetic is far cheaper than the bytes anyway.
-        (Chapter 10 counts what a second launch costs.)
+        (The chapter Make it fast counts what a second launch costs.)
     """),
     wrong={
         "the parts are averaged": Wrong(
@@ -590,6 +601,6 @@ DECODE = Exercise(
         "the last part goes on": Wrong({"tl.minimum(first + CHUNK, N)": "first + CHUNK"}, "A load reached outside"),
         "every part begins at the first key": Wrong({"first = part * CHUNK": "first = 0"}, "Every element is wrong"),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (RESCALE, WINDOW, ALIBI, GROUPED, DECODE)

@@ -1,4 +1,4 @@
-"""Exercises of notebooks/07_building_blocks.ipynb."""
+"""Exercises of the chapter on building blocks (notebooks/building_blocks.ipynb)."""
 import functools
 
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 @triton.jit
@@ -82,6 +82,7 @@ FILL_IN = Exercise(
         "large: 2 × 17 × 3,136": planes(2, 17, 3136),
     },
     heavy=planes(64, 64, 56 * 56),
+    frugal=("launches",),
     solution=(batch_norm_relu_kernel, batch_norm_relu),
     hints=(
         "`mean`, `var`, `weight` and `bias` are blocks of `BLOCK_C` numbers, one a channel; the tile has shape "
@@ -111,7 +112,7 @@ FILL_IN = Exercise(
             "means of 500: ",
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -155,6 +156,7 @@ SWIGLU = Exercise(
         "large: 11 × 10,007": lambda randn: (randn(11, 10_007), randn(11, 10_007)),
     },
     heavy=lambda randn: tuple(randn(2**13, 8192).chunk(2, dim=1)),
+    frugal=("launches", "reads"),
     solution=(swiglu_kernel, swiglu),
     hints=(
         "Row and block of columns come from `tl.program_id(0)` and `tl.program_id(1)`; each of the three tensors has a "
@@ -180,7 +182,7 @@ SWIGLU = Exercise(
         ),
         "rows are taken to be contiguous": Wrong({"row * stride_um": "row * n_cols"}, "is an index times the stride"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -274,7 +276,7 @@ INDICES = Exercise(
             {"h * stride_xh + w * stride_xw": "h * width + w"}, "is an index times the stride"
         ),
     },
-)  # fmt: skip
+)
 
 
 @functools.lru_cache(maxsize=64)
@@ -291,7 +293,7 @@ def uniform(seed: int, n: int, device: torch.device) -> torch.Tensor:
     for _ in range(10):
         c0, c1, c2, c3 = (
             high(0xCD9E8D57, c2) ^ c1 ^ k0, 0xCD9E8D57 * c2 & low, high(0xD2511F53, c0) ^ c3 ^ k1, 0xD2511F53 * c0 & low
-        )  # fmt: skip
+        )
         k0, k1 = k0 + 0x9E3779B9 & low, k1 + 0xBB67AE85 & low
     return torch.minimum(c0, low - c0).float() * 4.6566127342e-10
 
@@ -375,7 +377,7 @@ DROPOUT = Exercise(
             {"tl.where(keep, x / (1 - p), 0.0) + residual": "tl.where(keep, x / (1 - p) + residual, 0.0)"}, "0.5: "
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -458,7 +460,7 @@ FOLD = Exercise(
         ),
         "the mean is not scaled": Wrong({"tl.load(mean_ptr + channel) * scale": "tl.load(mean_ptr + channel)"}, "out["),
         "rows without room for the bias": Wrong(
-            {"channel * (length + 1)": "channel * length"}, "nobody knows which comes last"
+            {"channel * (length + 1)": "channel * length"}, "in no defined order"
         ),
         "no eps": Wrong({"tl.rsqrt(tl.load(var_ptr + channel) + eps)": "tl.rsqrt(tl.load(var_ptr + channel))"},
                         "a small term is missing"),
@@ -466,6 +468,6 @@ FOLD = Exercise(
             {"tl.rsqrt(tl.load(var_ptr + channel) + eps)": "1.0 / (tl.load(var_ptr + channel) + eps)"}, "64 × 27: "
         ),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (FILL_IN, SWIGLU, INDICES, DROPOUT, FOLD)

@@ -1,10 +1,10 @@
-"""Exercises of notebooks/05_conv2d.ipynb."""
+"""Exercises of the chapter on convolution (notebooks/conv2d.ipynb)."""
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 def channels_last(x):
@@ -77,6 +77,7 @@ FILL_IN = Exercise(
         "not contiguous: channels_last": lambda randn: (channels_last(randn(2, 6, 7, 9)), randn(7, 6, 3, 3), 1, 1, 1),
         "not contiguous: every second row": lambda randn: (randn(3, 3, 16, 9)[:, :, ::2], randn(7, 3, 3, 3), 1, 1, 1),
         "float16": lambda randn: (randn(1, 16, 9, 9).half(), randn(16, 16, 3, 3).half(), 1, 1, 1),
+        "float16, long sums": lambda randn: (randn(1, 456, 5, 5).half(), randn(8, 456, 3, 3).half(), 1, 0, 1),
         "large: 64 channels, 40 × 40, stride 2": lambda randn: (
             randn(1, 64, 40, 40), randn(8, 64, 3, 3), 2, 0, 1
         ),
@@ -106,6 +107,12 @@ FILL_IN = Exercise(
         "the terms in the order r, s, c": Wrong(
             {"terms // (R * S), terms // S % R, terms % S": "terms % C, terms // (S * C), terms // C % S"},
             "look at the formula",
+        ),
+        "sums in the type of x": Wrong(
+            {"tl.zeros((BLOCK_M, BLOCK_N), tl.float32)": "tl.zeros((BLOCK_M, BLOCK_N), x_ptr.dtype.element_ty)",
+             'tl.dot(x, weight, acc, input_precision="ieee")':
+             '(acc + tl.dot(x, weight, input_precision="ieee")).to(x.dtype)'},
+            "long sums: ",
         ),
         "r and s are swapped": Wrong({"terms // S % R, terms % S": "terms % R, terms // R % S"}, "elements are wrong"),
         "the padding is added": Wrong({"p * stride - padding": "p * stride + padding"}, "look at the formula"),
@@ -173,6 +180,7 @@ POINTWISE = Exercise(
         ),
         "not contiguous: every second channel": lambda randn: (randn(2, 32, 5, 7)[:, ::2], randn(8, 16, 1, 1), 1),
         "float16": lambda randn: (randn(1, 48, 9, 9).half(), randn(16, 48, 1, 1).half(), 1),
+        "float16, long sums": lambda randn: (randn(1, 4096, 4, 4).half(), randn(8, 4096, 1, 1).half(), 1),
         "large: 100 channels, 32 × 33, stride 2": lambda randn: (randn(1, 100, 32, 33), randn(8, 100, 1, 1), 2),
     },
     heavy=lambda randn: (
@@ -181,7 +189,7 @@ POINTWISE = Exercise(
     operations=operations,
     solution=(pointwise_kernel, pointwise),
     hints=(
-        "Start from chapter 4's matrix product. Only where a row of `a` lies is different: row `m` is pixel `n, p, "
+        "Start from the matrix product's tiles. Only where a row of `a` lies is different: row `m` is pixel `n, p, "
         "q`, with `n = m // (P * Q)`, `p = m // Q % P`, `q = m % Q`.",
         "Row `m` begins at `n * x_strides[0] + p * stride * x_strides[2] + q * stride * x_strides[3]`, and from one "
         "channel to the next it is `x_strides[1]`. The weights are `C` neighbours for each filter: `w_ptr + k * C + "
@@ -197,6 +205,12 @@ POINTWISE = Exercise(
         read. No tap can lie outside, so that the mask needs no `h` and no `w`.
     """),
     wrong={
+        "sums in the type of x": Wrong(
+            {"tl.zeros((BLOCK_M, BLOCK_N), tl.float32)": "tl.zeros((BLOCK_M, BLOCK_N), x_ptr.dtype.element_ty)",
+             'tl.dot(x, weight, acc, input_precision="ieee")':
+             '(acc + tl.dot(x, weight, input_precision="ieee")).to(x.dtype)'},
+            "long sums: ",
+        ),
         "the stride is forgotten along the rows": Wrong(
             {"q * stride * x_str": "q * x_str"}, "Only the first column is right"
         ),
@@ -293,6 +307,7 @@ BLOCK_END = Exercise(
     },
     heavy=inputs_of_block_end(64, 64, 64, 56, 56, torch.float16),
     operations=lambda x, weight, scale, shift, residual: operations(x, weight, 1, 1),
+    frugal=("launches",),
     solution=(my_block_end_kernel, my_block_end),
     hints=(
         "Scale and shift are vectors of `BLOCK_N`, one number for each of the filters `k`; the residual is a tile "
@@ -327,7 +342,7 @@ BLOCK_END = Exercise(
             {"residual_ptr + offs,": "residual_ptr + offs - m[:, None] // W * W * K,"}, "elements are wrong"
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -424,7 +439,7 @@ DEPTHWISE = Exercise(
             "Nearly right",
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -489,6 +504,7 @@ TRANSPOSED = Exercise(
         "stride 3, 2 × 2 taps: gaps": lambda randn: (randn(1, 4, 4, 5), randn(4, 4, 2, 2), 3, 0),
         "not contiguous: channels_last": lambda randn: (channels_last(randn(2, 33, 4, 5)), randn(33, 8, 2, 2), 2, 0),
         "float16": lambda randn: (randn(1, 16, 5, 5).half(), randn(16, 16, 3, 3).half(), 2, 1),
+        "float16, long sums": lambda randn: (randn(1, 1024, 4, 4).half(), randn(1024, 8, 3, 3).half(), 1, 1),
         "large: 400 filters": lambda randn: (randn(1, 64, 3, 3), randn(64, 400, 2, 2), 2, 0),
     },
     heavy=lambda randn: (
@@ -516,6 +532,12 @@ TRANSPOSED = Exercise(
         sign first need not think about that.
     """),
     wrong={
+        "sums in the type of x": Wrong(
+            {"tl.zeros((BLOCK_M, BLOCK_N), tl.float32)": "tl.zeros((BLOCK_M, BLOCK_N), x_ptr.dtype.element_ty)",
+             'tl.dot(x, weight, acc, input_precision="ieee")':
+             '(acc + tl.dot(x, weight, input_precision="ieee")).to(x.dtype)'},
+            "long sums: ",
+        ),
         "every tap reaches every pixel": Wrong({"(up % stride == 0) & ": ""}, "elements are wrong"),
         "the padding is subtracted": Wrong({"p + padding - r": "p - padding - r"}, "6 × 5, 4 × 4 taps, padding 1: "),
         "the filter is turned round": Wrong({"r * S + s": "(R - 1 - r) * S + S - 1 - s"}, "elements are wrong"),

@@ -1,9 +1,9 @@
-"""Exercises of notebooks/11_debugging.ipynb: most of them hand out a kernel that runs, and is wrong."""
+"""Exercises of the chapter on debugging (notebooks/debugging.ipynb): most start from a wrong kernel that runs."""
 import torch
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 @triton.jit
@@ -62,7 +62,8 @@ VARIANCE = Exercise(
     """),
     wrong={
         "the mask a step too early": Wrong(
-            {"tl.where(mask, x - mean, 0.0)": "tl.where(mask, x, 0.0) - mean"}, "16 of 16 elements are wrong"
+            {"tl.where(mask, x - mean, 0.0)": "tl.where(mask, x, 0.0) - mean"},
+            "masked lanes take part in a sum",
         ),
         "the wrong branch": Wrong(
             {"tl.where(mask, x - mean, 0.0)": "tl.where(mask, x - mean, mean)"}, "16 of 16 elements are wrong"
@@ -130,6 +131,7 @@ SCALE = Exercise(
         "large: 128 × 1,001": lambda randn: (randn(128, 1001), randn(1001)),
     },
     heavy=lambda randn: (randn(8192, 8192).T, randn(8192)),
+    frugal=("copies",),
     solution=(scale_kernel, scale_columns),
     hints=(
         "Fill `x` with numbers that say where they stand: `torch.arange(12.0).view(4, 3).T`, and `w` with ones. Which "
@@ -155,7 +157,10 @@ SCALE = Exercise(
         ),
         "two arguments exchanged in the launch": Wrong(
             {"x.stride(0), x.stride(1), w.stride(0),": "x.stride(0), w.stride(0), x.stride(1),"},
-            "transposed 70 × 50: Program 0 read 21 elements past the end of w",
+            "Program (0, 0) read 49 elements outside of w, which is of size 50; the first lies 21 past its end",
+        ),
+        "a copy": Wrong(
+            {"    scale_kernel[(": "    x = x.contiguous()\n    scale_kernel[("}, "right, but PyTorch copies"
         ),
         "the width of the matrix instead of its stride": Wrong(
             {"rows[:, None] * stride_xm": "rows[:, None] * n_cols"}, "a slice of rows and columns: "
@@ -163,7 +168,7 @@ SCALE = Exercise(
         "the store as well": Wrong({"cols[None, :] * stride_on": "cols[None, :] * stride_xm"}, "A store went past"),
     },
     symptom="is an index times the stride",
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -270,13 +275,14 @@ ROW_SUM = Exercise(
     reference=lambda x: x.sum(dim=1),
     cases=LONG_ROWS,
     heavy=lambda randn: (randn(1024, 65536),),
+    frugal=("launches",),
     solution=(row_sum_kernel, row_sum),
     hints=(
         "How many programs work on row 0? Draw it: `lab.draw_access` of the kernel with two rows of eight columns, and "
         "`BLOCK=4`.",
-        "Between one program's load of the total and its store, another one may load the same old total. Whoever "
-        "stores last then overwrites what the other added.",
-        "Load, add and store have to be one step that nobody can come between: "
+        "Between one program's load of the total and its store, another one may load the same old total. The later "
+        "store then overwrites what the other program added.",
+        "Load, add and store have to be one step that no other program can interrupt: "
         "`tl.atomic_add(out_ptr + row, tl.sum(x, axis=0))`.",
     ),
     explanation=prose("""
@@ -296,15 +302,15 @@ ROW_SUM = Exercise(
         "only the load is atomic": Wrong(
             {"    tl.atomic_add(out_ptr + row, tl.sum(x, axis=0))":
              "    total = tl.atomic_add(out_ptr + row, 0.0)\n    tl.store(out_ptr + row, total + tl.sum(x, axis=0))"},
-            "nobody knows which comes first",
+            "in no defined order",
         ),
         "the old total added as well": Wrong(
             {"out_ptr + row, tl.sum": "out_ptr + row, tl.load(out_ptr + row) + tl.sum"},
             "4 × 3,000: Program (0, 0) added to out[0]",
         ),
     },
-    symptom="nobody knows which comes first",
-)  # fmt: skip
+    symptom="in no defined order",
+)
 
 
 @triton.jit
@@ -348,6 +354,7 @@ IN_ORDER = Exercise(
     reference=lambda x: x.sum(dim=1),
     cases=LONG_ROWS,
     heavy=lambda randn: (randn(1024, 65536),),
+    frugal=("atomics",),
     solution=(part_kernel, total_kernel, row_sum_in_order),
     hints=(
         "`parts` has one element for each program of the first launch. Its row is `row`, its column is `part`, and a "
@@ -363,6 +370,11 @@ IN_ORDER = Exercise(
         every 1,024. A matrix product with a long inner dimension and few tiles has to make the same choice.
     """),
     wrong={
+        "atomic additions after all": Wrong(
+            {"tl.store(out_ptr + row, tl.sum(parts, axis=0))":
+             "tl.store(out_ptr + row, 0.0)\n    tl.atomic_add(out_ptr + row, tl.sum(parts, axis=0))"},
+            "right, but with 4 atomic operations",
+        ),
         "all rows share one place": Wrong({"row * n_parts + part,": "part,"}, "4 × 3,000: "),
         "rows of parts overlap": Wrong({"row * n_parts + part,": "row + part,"}, "4 × 3,000: "),
         "only the first piece": Wrong({"mask=offs < n_parts": "mask=offs < 1"}, "4 × 3,000: "),
@@ -431,8 +443,8 @@ ROW_MAX = Exercise(
         `BLOCK`: then a stale choice costs speed, and nothing else.
     """),
     wrong={
-        "no key at all": Wrong({'key=["n_cols"]': "key=[]"}, "4 × 500: "),
-        "keyed on a stride": Wrong({'key=["n_cols"]': 'key=["stride_xm"]'}, "transposed 6 × 600: "),
+        "no key at all": Wrong({'key=["n_cols"]': "key=[]"}, "The key lacks an argument"),
+        "keyed on a stride": Wrong({'key=["n_cols"]': 'key=["stride_xm"]'}, "The key lacks an argument"),
         "every block allowed": Wrong(
             {'if c.kwargs["BLOCK"] >= args["n_cols"]]': "]"}, "4 × 500: "
         ),

@@ -1,10 +1,10 @@
-"""Exercises of notebooks/03_layer_norm.ipynb."""
+"""Exercises of the chapter on layer norm (notebooks/layer_norm.ipynb)."""
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 def rows(n_rows, n_cols, mean=3.0, deviation=1.0, affine=2):
@@ -98,7 +98,7 @@ FILL_IN = Exercise(
         ),
         "not divided by the deviation": Wrong({"centred * rstd * weight": "centred * weight"}, "The first: out[0, "),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -169,10 +169,10 @@ RMS_NORM = Exercise(
         ),
         "multiplied by the root": Wrong({"tl.rsqrt(": "tl.sqrt("}, "what the row is divided by is wrong"),
         "divided by the size of the block": Wrong({"/ n_cols": "/ BLOCK_N"}, "masked lanes take part in a sum"),
-        "every row is the first": Wrong({"tl.program_id(0).to(tl.int64)": "0"}, "there are too few programs"),
+        "every row is the first": Wrong({"tl.program_id(0).to(tl.int64)": "0"}, "Several lanes meet on one"),
         "rows are taken to be contiguous": Wrong({"cols * stride_xn": "cols"}, "is an index times the stride"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -237,6 +237,7 @@ ADAPTIVE = Exercise(
         "large: 2 × 7 × 9,001": images(2, 7, 9001),
     },
     heavy=images(64, 256, 1024),
+    frugal=("launches",),
     solution=(adaptive_layer_norm_kernel, adaptive_layer_norm),
     hints=(
         "Program `row` is token `row % n_tokens` of image `row // n_tokens`. Only the two loads beside `x` differ "
@@ -249,7 +250,7 @@ ADAPTIVE = Exercise(
     explanation=prose("""
         PyTorch needs a layer norm, an addition, a product and another addition, each of which reads and writes as much
         as all of `x`. Here whatever follows the norm is arithmetic in registers. That is the advantage of writing
-        kernels: an operation that nobody has fused for you costs as much as one that somebody has.
+        kernels: a fusion that no library offers costs as little as one that a library does.
 
         The tokens of an image read the same row of `scale` and of `shift`. They run at about the same time, so that
         most of these loads are answered by the caches.
@@ -267,7 +268,7 @@ ADAPTIVE = Exercise(
             {"image * stride_shift": "image * n_cols"}, "is an index times the stride"
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -320,7 +321,7 @@ GROUP_NORM = Exercise(
     task=prose("""
         ### Exercise 4: group norm
 
-        Between layer norm and the batch norm of chapter 7 stands group norm (Wu and He, 2018): the channels of an image
+        Between layer norm and batch norm stands group norm (Wu and He, 2018): the channels of an image
         are split into groups, and each group is normalised over its channels *and* their pixels. `x` has shape
         (images, channels, length), where an image's pixels are one dimension; weight and bias have one number a
         channel. One program owns one group: a tile of `n_channels` rows, each `length` long, both padded to a power of
@@ -342,7 +343,7 @@ GROUP_NORM = Exercise(
         "The group's first channel is `group * n_channels`. Which lanes exist depends on the number of the lane, not "
         "on that of the channel: channel `group * n_channels + n_channels` may exist, but belongs to the next group.",
         "`lanes = tl.arange(0, BLOCK_C)`, `channels = group * n_channels + lanes`, `positions = tl.arange(0, BLOCK_L)` "
-        "and a tile of offsets as in exercise 3 of chapter 1. The mean divides by `n_channels * length`.",
+        "and a tile of offsets as in exercise 3 on the vector add. The mean divides by `n_channels * length`.",
         "Weight and bias are blocks of `BLOCK_C`, loaded at `channels` with the mask `lanes < n_channels`; "
         "`weight[:, None]` meets every position of its channel. `out` has strides `stride_on`, `stride_oc` and 1.",
     ),
@@ -371,7 +372,7 @@ GROUP_NORM = Exercise(
             "is an index times the stride",
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -457,7 +458,7 @@ MOMENTS = Exercise(
 
         The parts cost little: two numbers for every 4,096. And the order of the additions is the same at every run,
         which it would not be with `tl.atomic_add`, so that the same input gives the same bits.
-        `course.kernels.batch_norm` works in this way (chapter 7).
+        `course.kernels.batch_norm` works in this way.
     """),
     wrong={
         "the plain mean of the means": Wrong(
@@ -481,6 +482,6 @@ MOMENTS = Exercise(
             "a mean of 1,000: ",
         ),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (FILL_IN, RMS_NORM, ADAPTIVE, GROUP_NORM, MOMENTS)

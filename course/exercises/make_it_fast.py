@@ -1,11 +1,11 @@
-"""Exercises of notebooks/10_make_it_fast.ipynb."""
+"""Exercises of the chapter on speed (notebooks/make_it_fast.ipynb)."""
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 
 from course import lab
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 def limit_us(moved, operations, gbps, tflops, out):
@@ -67,7 +67,7 @@ LIMIT = Exercise(
         "milliseconds": Wrong({"* 1e6": "* 1e3"}, "are wrong"),
         "gigabytes of 2**30": Wrong({"gbps * 1e9": "gbps * 2**30"}, "an addition and a matrix product: 1 of 2"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -129,6 +129,7 @@ NORMALISE = Exercise(
         "large: 2 × 130 × 150 × 3": lambda randn: (photos(randn, 2, 130, 150, 3), *colours(randn)),
     },
     heavy=lambda randn: (photos(randn, 256, 224, 224, 3), *colours(randn)),
+    frugal=("launches", "reads"),
     solution=(normalise_kernel, normalise),
     hints=(
         "Multiply out: `(x / 255 - mean) / std` is `x` times something, plus something. Both depend on the channel "
@@ -155,7 +156,7 @@ NORMALISE = Exercise(
         ),
         "the store has no mask": Wrong({"pixel, y, mask=inside)": "pixel, y)"}, "A store went past the output"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -213,9 +214,10 @@ ADD_NORM = Exercise(
         "large: 130 × 770": rows(130, 770),
     },
     heavy=rows(65536, 768),
+    frugal=("launches", "reads"),
     solution=(add_norm_kernel, add_norm),
     hints=(
-        "The layer norm is chapter 3's, one program a row. Its input is the sum of two loads.",
+        "The layer norm is that of its own chapter, one program a row. Its input is the sum of two loads.",
         "The sum stays in registers: store it to `out_ptr + row * n_cols + cols`, and go on computing with it. Mean, "
         "difference (0 in masked lanes), mean of squares, `tl.rsqrt`.",
         "`out[1]` begins `n_rows * n_cols` elements behind `out[0]`: store to `out_ptr + (n_rows + row) * n_cols + "
@@ -245,7 +247,7 @@ ADD_NORM = Exercise(
         "both into one matrix": Wrong({"(n_rows + row) * n_cols": "row * n_cols"}, "16 × 50: "),
         "rows taken to be contiguous": Wrong({"row * stride_xm": "row * n_cols"}, "slices: "),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -290,6 +292,7 @@ CAT = Exercise(
         "large: 100,003 + 1 + 2,000 elements": lambda randn: (randn(100_003), randn(1), randn(2000)),
     },
     heavy=lambda randn: (randn(2**24), randn(2**25), randn(2**24)),
+    frugal=("launches", "copies"),
     solution=(cat_kernel, cat),
     hints=(
         "Lane `offs` belongs to `a` if `offs < n_a`; to `b` if it is at least `n_a` and less than `n_a + n_b`; else "
@@ -306,15 +309,19 @@ CAT = Exercise(
         addresses, and of where in the output each begins.
     """),
     wrong={
-        "b is read from its start": Wrong({"(offs - n_a) * stride_b": "offs * stride_b"}, "past the end of b"),
+        "b is read from its start": Wrong({"(offs - n_a) * stride_b": "offs * stride_b"}, "outside of b"),
         "b without a lower bound": Wrong(
-            {"(offs >= n_a) & (offs < n_a + n_b)": "offs < n_a + n_b"}, "before the start of b"
+            {"(offs >= n_a) & (offs < n_a + n_b)": "offs < n_a + n_b"}, "the first lies 1000 before its start"
         ),
         "c overwrites b": Wrong({"value += tl.load(c": "value = tl.load(c"}, "1,000 + 500 + 3 elements: "),
         "c is masked by its own length": Wrong({"(offs < n_a + n_b + n_c)": "(offs < n_c)"}, "elements: 3 of 1503"),
+        "PyTorch's cat": Wrong(
+            {"    cat_kernel[": "    a, b, c = torch.cat((a, b, c)), b[:0], c[:0]\n    cat_kernel["},
+            "right, but computed by PyTorch (cat, in line",
+        ),
         "no stride for b": Wrong({"(offs - n_a) * stride_b": "(offs - n_a)"}, "every second: "),
     },
-)  # fmt: skip
+)
 
 
 def in_batches(batches, weight, out):
@@ -373,6 +380,6 @@ IN_BATCHES = Exercise(
         ),
         "never replayed": Wrong({"        graph.replay()\n": ""}, "are wrong"),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (LIMIT, NORMALISE, ADD_NORM, CAT, IN_BATCHES)

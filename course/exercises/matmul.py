@@ -1,9 +1,9 @@
-"""Exercises of notebooks/04_matmul.ipynb."""
+"""Exercises of the chapter on matrix products (notebooks/matmul.ipynb)."""
 import torch
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 SOME = "Some elements are right"
@@ -82,6 +82,7 @@ FILL_IN = Exercise(
             randn(33, 90, dtype=torch.float16).T, randn(33, 80, dtype=torch.float16)[:, ::2]
         ),
         "large: 1,001 × 100 by 100 × 130": halves((1001, 100), (100, 130)),
+        "long sums: 20 × 4,096 by 4,096 × 30": halves((20, 4096), (4096, 30)),
     },
     heavy=halves((4096, 4096), (4096, 4096)),
     operations=lambda a, b: 2 * a.shape[0] * a.shape[1] * b.shape[1],
@@ -118,9 +119,14 @@ FILL_IN = Exercise(
         ),
         "b moves along N": Wrong({"BLOCK_K * stride_bk": "BLOCK_K * stride_bn"}, "it resembles what is right"),
         "a lane too many in K": Wrong({"< K - k": "<= K - k"}, "A load reached outside"),
+        "sums in float16": Wrong(
+            {"tl.zeros((BLOCK_M, BLOCK_N), tl.float32)": "tl.zeros((BLOCK_M, BLOCK_N), tl.float16)",
+             "tl.dot(a, b, acc)": "tl.dot(a, b, acc, out_dtype=tl.float16)"},
+            "long sums: 20 × 4,096 by 4,096 × 30: ",
+        ),
         "each block forgets the one before": Wrong({"tl.dot(a, b, acc)": "tl.dot(a, b)"}, "missing or counted twice"),
     },
-)  # fmt: skip
+)
 
 
 def gram(x, out):
@@ -154,6 +160,7 @@ GRAM = Exercise(
     },
     heavy=halves((4096, 4096)),
     operations=lambda x: 2 * x.shape[0] ** 2 * x.shape[1],
+    frugal=("copies", "views"),
     solution=(gram,),
     hints=(
         "The kernel knows nothing of tensors: it gets a pointer, two sizes and two strides for each matrix. Nothing "
@@ -179,6 +186,16 @@ GRAM = Exercise(
             {"x.stride(0), x.stride(1), x.stride(1), x.stride(0)": "*x.stride()[::-1], *x.stride()"},
             "not the right element",
         ),
+        "PyTorch's transposed view": Wrong(
+            {"x, x, out, M, M, K, x.stride(0), x.stride(1), x.stride(1), x.stride(0)":
+             "x, x.T, out, M, M, K, *x.stride(), *x.T.stride()"},
+            "right, but by a view of PyTorch's (",
+        ),
+        "a transposed copy": Wrong(
+            {"x, x, out, M, M, K, x.stride(0), x.stride(1), x.stride(1), x.stride(0)":
+             "x, x.mT.contiguous(), out, M, M, K, *x.stride(), M, 1"},
+            "right, but PyTorch copies",
+        ),
         "as many columns as x": Wrong({"M, M, K, x": "M, K, K, x"}, "Whole columns are missing"),
         "the grid of x": Wrong(
             {"(triton.cdiv(M, 128), triton.cdiv(M, 128))": "(triton.cdiv(M, 128), triton.cdiv(K, 128))"},
@@ -188,7 +205,7 @@ GRAM = Exercise(
             {"x.stride(0), x.stride(1), x.stride(1), x.stride(0)": "K, 1, 1, K"}, "is an index times the stride"
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -245,9 +262,10 @@ LINEAR_RELU = Exercise(
     },
     heavy=halves((8192, 768), (3072, 768), (3072,)),
     operations=lambda x, weight, bias: 2 * x.shape[0] * x.shape[1] * weight.shape[0],
+    frugal=("launches",),
     solution=(linear_relu_kernel, linear_relu),
     hints=(
-        "The bias is a row: one number for each column of the tile. Exercise 3 of chapter 1 added one to a tile.",
+        "The bias is a row: one number for each column of the tile. Exercise 3 on the vector add added one to a tile.",
         "Load it where this program's columns are, `bias_ptr + offs_n * stride_bias`, under the mask of the columns, "
         "and add it as `[None, :]`. A ReLU keeps what is not less than zero.",
         "`acc += tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N)[None, :]`, then `acc = tl.where(acc < 0, "
@@ -275,7 +293,7 @@ LINEAR_RELU = Exercise(
             "A load reached outside",
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -334,6 +352,7 @@ BATCHED = Exercise(
     },
     heavy=halves((64, 1024, 512), (64, 512, 1024)),
     operations=lambda a, b: 2 * a.numel() * b.shape[2],
+    frugal=("launches", "copies"),
     solution=(batched_kernel, batched),
     hints=(
         "A grid has up to three dimensions, and `tl.program_id(2)` is a program's place in the third.",
@@ -348,16 +367,25 @@ BATCHED = Exercise(
         and turns a batch that shares its `b` into one matrix with more rows, whose tiles are fuller.
 
         A GPU allows 65,535 programs in the second and third dimension of a grid, and 2³¹ - 1 in the first: a kernel
-        for everybody would put all three into the first.
+        for any size would put all three into the first.
     """),
     wrong={
         "the output does not move": Wrong({"    out_ptr += batch * stride_ob\n": ""}, "both wrote out[0, 0, 0]"),
         "b does not move": Wrong({"    b_ptr += batch * stride_bb\n": ""}, SOME),
+        "a copy of what the batch shares": Wrong(
+            {"    grid = (": "    b = b.contiguous()\n    grid = ("}, "right, but PyTorch copies"
+        ),
+        "a launch for each matrix": Wrong(
+            {", B)": ", 1)", "    batched_kernel[grid](\n        a, b, out, M,":
+             "    for a, b, out in zip(a.split(1), b.split(1), out.split(1)):\n      batched_kernel[grid](\n"
+             "        a, b, out, M,"},
+            "right, but with 3 launches, where 1 would do",
+        ),
         "the stride of a row instead": Wrong({"batch * stride_ab": "batch * stride_am"}, SOME),
         "a grid without the batch": Wrong({"triton.cdiv(N, 128), B)": "triton.cdiv(N, 128), 1)"}, "The end is missing"),
         "a batch that is always contiguous": Wrong({"batch * stride_bb": "batch * K * N"}, "one b for all"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -430,11 +458,15 @@ GATED = Exercise(
             randn(40, 30, dtype=torch.float16).T, *randn(100, 80, dtype=torch.float16).split(40, dim=1)
         ),
         "large: 1,001 × 100 to 130": halves((1001, 100), (130, 100), (130, 100)),
+        "long sums: 20 × 4,096 to 30": lambda randn: (
+            randn(20, 4096, dtype=torch.float16), *(randn(30, 4096, dtype=torch.float16) / 64 for _ in range(2))
+        ),
     },
     heavy=lambda randn: (
         randn(8192, 2048, dtype=torch.float16), *(randn(4096, 2048, dtype=torch.float16) / 32 for _ in range(2))
     ),
     operations=lambda x, gate, up: 4 * x.shape[0] * x.shape[1] * gate.shape[0],
+    frugal=("launches", "reads"),
     solution=(gated_kernel, gated),
     hints=(
         "Begin with the loop of exercise 1. It needs a third block of pointers, for the second weight, and a second "
@@ -447,12 +479,23 @@ GATED = Exercise(
     explanation=prose("""
         Two products share one operand, so the loop loads three blocks for two products and not four. The price is a
         second tile of sums in the registers, and the tile cannot be as large as it could be for one: 2 × 128 × 128
-        float32 numbers are 128 KB, half of a multiprocessor's registers.
+        float32 numbers are 128 KiB, half of a multiprocessor's registers.
 
         What is saved is the traffic of the intermediate results: `x @ gate.T` and `x @ up.T` are never written. (In
         training both are needed for the gradient, and a kernel would have to store them or compute them again.)
     """),
     wrong={
+        "x is loaded for each of the two": Wrong(
+            {"tl.dot(x, tl.load(up_ptrs": "tl.dot(tl.load(x_ptrs, mask=x_mask, other=0.0), tl.load(up_ptrs"},
+            "right, but it reads",
+        ),
+        "sums in float16": Wrong(
+            {"tl.zeros((BLOCK_M, BLOCK_N), tl.float32)": "tl.zeros((BLOCK_M, BLOCK_N), tl.float16)",
+             "other=0.0), gate)": "other=0.0), gate, out_dtype=tl.float16)",
+             "other=0.0), up)": "other=0.0), up, out_dtype=tl.float16)",
+             "gate * tl.sigmoid(gate) * up": "gate * tl.sigmoid(gate.to(tl.float32)) * up"},
+            "200 × 70 to 150: ",
+        ),
         "gate and up are exchanged": Wrong({"gate * tl.sigmoid(gate) * up": "up * tl.sigmoid(up) * gate"}, SOME),
         "no gate at all": Wrong({"gate * tl.sigmoid(gate) * up": "gate * up"}, SOME),
         "a sigmoid and no silu": Wrong({"gate * tl.sigmoid(gate) * up": "tl.sigmoid(gate) * up"}, SOME),
@@ -465,6 +508,6 @@ GATED = Exercise(
             "not the right element",
         ),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (FILL_IN, GRAM, LINEAR_RELU, BATCHED, GATED)

@@ -1,9 +1,9 @@
-"""Exercises of notebooks/12_precision.ipynb."""
+"""Exercises of the chapter on precision (notebooks/precision.ipynb)."""
 import torch
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 def wide(x):
@@ -83,7 +83,7 @@ DOT = Exercise(
         "only one factor is converted, and back": Wrong(
             {"x.to(tl.float32) * y.to(tl.float32)": "(x.to(tl.float32) * y).to(tl.float16)"}, "5 × 3,000: "),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -174,7 +174,7 @@ COMPENSATED = Exercise(
             {"lost += (total - (new - arrived)) + (x - arrived)":
              "new += (total - (new - arrived)) + (x - arrived)"}, "comes and goes: "),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -264,9 +264,10 @@ STOCHASTIC = Exercise(
         "NaN is cut like a number": Wrong({"tl.where(x == x, rounded, x)": "rounded + 0.0"}, "NaN, the largest: "),
         "the number instead of its bits": Wrong(
             {"x.to(tl.int32, bitcast=True)": "x.to(tl.int32)"}, "1,000 elements: "),
+        "a mask that is no int32": Wrong({"-65536": "0xFFFF0000"}, "A literal above 2**31 - 1 is no int32"),
         "nothing is cut off": Wrong({"(bits + random) & -65536": "bits + random"}, "1,000 elements: "),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -295,7 +296,7 @@ TOLERANCE = Exercise(
     task=prose("""
         ### Exercise 4: derive a tolerance
 
-        Somebody's kernel computes `y = a @ x`: a float32 sum of `n_cols` products for each row, in an order that we do
+        A kernel computes `y = a @ x`: a float32 sum of `n_cols` products for each row, in an order that we do
         not know, which it then stores as float16. How far may `y[i]` lie from the exact result without being wrong?
         Write the kernel that says so, for each row: the bound of the sum, `n · u · Σ |a[i, j] · x[j]|` with float32's
         `u`, and the bound of the one rounding to float16, to first order.
@@ -337,7 +338,7 @@ TOLERANCE = Exercise(
         "the rounding of the absolute products": Wrong(
             {"tl.abs(tl.sum(a * x, 0))": "tl.sum(tl.abs(a * x), 0)"}, "7 × 1,000: "),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -434,6 +435,6 @@ SPLIT = Exercise(
             {"(a - a_high.to(tl.float32))": "(a.to(tl.float16) - a_high)",
              "(b - b_high.to(tl.float32))": "(b.to(tl.float16) - b_high)"}, "50 products each: "),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (DOT, COMPENSATED, STOCHASTIC, TOLERANCE, SPLIT)

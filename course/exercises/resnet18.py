@@ -1,4 +1,4 @@
-"""Exercises of notebooks/09_resnet18.ipynb."""
+"""Exercises of the chapter on ResNet-18 (notebooks/resnet18.ipynb)."""
 import copy
 
 import torch
@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 
 from course import resnet
-from course.exercises import Exercise, Wrong, prose
 from course.kernels import adaptive_avg_pool2d, batch_norm, conv2d, linear, relu
+from course.lab.checking.exercise import Exercise, Wrong, prose
 from course.nn import replace_layers
 
 
@@ -29,7 +29,7 @@ def bottlenecks(images, channels, planes, height, width, stride=1, projected=Tru
             filters(randn, planes, planes, 3, dtype=dtype), randn(planes, dtype=dtype),
             filters(randn, wide, planes, gain=0.25, dtype=dtype), randn(wide, dtype=dtype),
             *(shortcut if projected else (None, None)), stride,
-        )  # fmt: skip
+        )
 
     return inputs
 
@@ -91,6 +91,7 @@ BOTTLENECK = Exercise(
     },
     heavy=bottlenecks(64, 256, 128, 56, 56, stride=2, dtype=torch.float16),
     operations=bottleneck_operations,
+    frugal=("launches",),
     solution=(bottleneck,),
     hints=(
         "Step 5 above is a block with a shortcut of its own. Here there is one convolution more, and the stride is "
@@ -126,7 +127,7 @@ BOTTLENECK = Exercise(
             {'residual=shortcut, activation="relu"': "residual=shortcut"}, "Some elements are right"
         ),
     },
-)  # fmt: skip
+)
 
 
 def norm(randn, channels, dtype=torch.float32):
@@ -143,7 +144,7 @@ def preactivations(images, channels, planes, height, width, dtype=torch.float32)
             randn(images, channels, height, width, dtype=dtype),
             norm(randn, channels, dtype), filters(randn, planes, channels, 3, dtype=dtype),
             norm(randn, planes, dtype), filters(randn, channels, planes, 3, gain=0.25, dtype=dtype),
-        )  # fmt: skip
+        )
 
     return inputs
 
@@ -195,6 +196,7 @@ PREACTIVATION = Exercise(
     operations=lambda x, norm1, weight1, norm2, weight2: (
         2 * x.shape[0] * x.shape[2] * x.shape[3] * (weight1.numel() + weight2.numel())
     ),
+    frugal=("launches",),
     solution=(preactivation,),
     hints=(
         "A norm can be folded into a convolution that stands directly before it. What stands before norm1, and what "
@@ -231,7 +233,7 @@ PREACTIVATION = Exercise(
             {"residual=x)": 'residual=x, activation="relu")'}, "Some elements are right"
         ),
     },
-)  # fmt: skip
+)
 
 
 def with_numbers(model, randn):
@@ -248,7 +250,7 @@ def two_convolutions(randn):
     return with_numbers(torch.nn.Sequential(
         torch.nn.Conv2d(3, 6, 3, stride=2, bias=False), torch.nn.BatchNorm2d(6), torch.nn.ReLU(),
         torch.nn.Sequential(torch.nn.Conv2d(6, 4, 1), torch.nn.BatchNorm2d(4, eps=1e-2)),
-    ), randn)  # fmt: skip
+    ), randn)
 
 
 def one_convolution(randn):
@@ -326,7 +328,7 @@ WITHOUT_NORMS = Exercise(
         "layer.running_mean) * s + layer.bias)`, where `b` is the old bias, or 0 if that is None.",
     ),
     explanation=prose("""
-        Every `conv` of the model now has a bias and every norm is gone, whoever wrote the model: with `replace_layers`
+        Every `conv` of the model now has a bias and every norm is gone, in a model of any origin: with `replace_layers`
         a torchvision ResNet-18 runs 20 kernels less. What cannot be done from outside is the fusion with the ReLU and
         the addition, since these are called in the model's `forward`. And the order of the modules is an assumption.
         `named_modules` lists them as they were created, not as they are called; in a DenseNet a norm comes before its
@@ -348,7 +350,7 @@ WITHOUT_NORMS = Exercise(
             {"s.view(-1, 1, 1, 1)": "s.view(1, -1, 1, 1)"}, "The size of tensor"
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -396,7 +398,7 @@ def squeezes(images, channels, reduced, height, width, memory_format=torch.conti
         weights = (
             randn(reduced, channels) * channels**-0.5, randn(reduced),
             randn(channels, reduced) * reduced**-0.5, randn(channels),
-        )  # fmt: skip
+        )
         return x, *weights, residual
 
     return inputs
@@ -436,6 +438,7 @@ SQUEEZE_EXCITE = Exercise(
         "large: 2 × 64 × 28 × 29": squeezes(2, 64, 16, 28, 29),
     },
     heavy=squeezes(256, 64, 16, 56, 56),
+    frugal=("launches",),
     solution=(gate_kernel, squeeze_excite),
     hints=(
         "The gate is three calls: `adaptive_avg_pool2d(x, 1)` has shape (images, channels, 1, 1), `.flatten(1)` makes "
@@ -476,6 +479,6 @@ SQUEEZE_EXCITE = Exercise(
             {"[:, None] + residual, 0.0)": "[:, None], 0.0) + residual"}, "Some elements are right"
         ),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (BOTTLENECK, PREACTIVATION, WITHOUT_NORMS, SQUEEZE_EXCITE)

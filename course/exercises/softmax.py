@@ -1,9 +1,9 @@
-"""Exercises of notebooks/02_softmax.ipynb."""
+"""Exercises of the chapter on softmax (notebooks/softmax.ipynb)."""
 import torch
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 MATRICES = {
     "5 × 10": lambda randn: (randn(5, 10),),
@@ -135,7 +135,7 @@ LOG_SOFTMAX = Exercise(
         "another base": Wrong({"tl.log(": "tl.log2("}, "which is added to it"),
         "the padding is 0": Wrong({'other=-float("inf")': "other=0.0"}, "which is added to it"),
     },
-)  # fmt: skip
+)
 
 
 def causal(x, scale):
@@ -187,6 +187,7 @@ CAUSAL = Exercise(
         "large: 321 × 321": lambda randn: (randn(321, 321), 0.5),
     },
     heavy=lambda randn: (randn(2**13, 2**13), 0.125),
+    frugal=("reads",),
     solution=(causal_softmax_kernel, causal_softmax),
     hints=(
         "Everything but the mask and the scale is exercise 1. A lane that must not count holds -∞, and that is what a "
@@ -200,8 +201,8 @@ CAUSAL = Exercise(
         A mask is not only for the end of a row: whatever it hides, the padding keeps out of the maximum and out of the
         sum. The load hides the padding lanes at the same time, for `row < n`. About half of the matrix is never read;
         the bandwidth that `check` prints counts all of it, so it can pass the limit. -∞ * `scale` stays -∞ for a
-        positive scale. Each row sees at least its own token, so the sum is never empty. In chapter 6 the same mask
-        stands inside of a matrix product, and blocks that nobody sees are not even computed.
+        positive scale. Each row sees at least its own token, so the sum is never empty. In attention the same mask
+        stands inside of a matrix product, and blocks that no query sees are not even computed.
     """),
     wrong={
         "a token does not see itself": Wrong({"cols <= row": "cols < row"}, "is a sum empty"),
@@ -215,9 +216,14 @@ CAUSAL = Exercise(
         "rows and columns are exchanged": Wrong(
             {"cols <= row": "(cols >= row) & (cols < n)"}, "a row sees columns that it must not"
         ),
+        "what is hidden is read, and then left out": Wrong(
+            {'mask=seen, other=-float("inf")).to(tl.float32) * scale':
+             'mask=cols < n, other=0.0).to(tl.float32) * scale\n    x = tl.where(seen, x, -float("inf"))'},
+            "right, but it reads",
+        ),
         "everything is seen": Wrong({"cols <= row": "cols < n"}, "a row sees columns that it must not"),
     },
-)  # fmt: skip
+)
 
 
 def labels(randn, n_rows, n_cols):
@@ -274,6 +280,7 @@ CROSS_ENTROPY = Exercise(
         "large: 4 × 30,001": lambda randn: (randn(4, 30_001), labels(randn, 4, 30_001)),
     },
     heavy=lambda randn: (randn(2**11, 2**15), labels(randn, 2**11, 2**15)),
+    frugal=("reads",),
     solution=(cross_entropy_kernel, cross_entropy),
     hints=(
         "On paper the loss is log(s) + m - x[label], where m is the maximum of the row and s the sum of exp(x - m). "
@@ -300,10 +307,20 @@ CROSS_ENTROPY = Exercise(
             "a logarithm met a number that was too small",
         ),
         "every block is the first": Wrong({"start + tl.arange": "tl.arange"}, "3 × 5,001, three blocks: "),
+        "two passes": Wrong(
+            {"        new_m = tl.maximum(m, tl.max(x, axis=0))\n"
+             "        s = s * tl.exp(m - new_m) + tl.sum(tl.exp(x - new_m), axis=0)\n        m = new_m\n":
+             "        m = tl.maximum(m, tl.max(x, axis=0))\n"
+             "    for start in range(0, n_cols, BLOCK_N):\n        cols = start + tl.arange(0, BLOCK_N)\n"
+             "        x_ptrs = x_ptr + row * stride_xm + cols * stride_xn\n"
+             "        x = tl.load(x_ptrs, mask=cols < n_cols, other=-float('inf'))\n"
+             "        s += tl.sum(tl.exp(x.to(tl.float32) - m), axis=0)\n"},
+            "right, but it reads",
+        ),
         "the label has no stride": Wrong({"label * stride_xn": "label"}, "is an index times the stride"),
         "the padding is 0": Wrong({'other=-float("inf")': "other=0.0"}, "look at the formula"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -392,7 +409,8 @@ SPLIT = Exercise(
         A pair (maximum, sum) says all that softmax has to know of a piece of a row, and two pairs merge into one in any
         order: that is what makes the loop of step 7 possible, and also this tree of programs. `x` is read twice,
         as in the loop; the pairs are a few kilobytes, which stay in the L2 cache. Attention over long sequences
-        with few queries is cut up in the same way, with a third member beside maximum and sum (chapter 6).
+        with few queries is cut up in the same way, with a third member beside maximum and sum: see the
+        chapter on attention.
     """),
     wrong={
         "sums are merged as they are": Wrong({"s_parts * tl.exp(m_parts - m)": "s_parts"}, "which multiplies it"),
@@ -406,6 +424,6 @@ SPLIT = Exercise(
             {'parts < n_parts, other=-float("inf")': "parts < n_parts, other=0.0"}, "is a sum empty"
         ),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (FILL_IN, LOG_SOFTMAX, CAUSAL, CROSS_ENTROPY, SPLIT)

@@ -1,8 +1,8 @@
-"""Exercises of notebooks/00_start_here.ipynb."""
+"""Exercises of the chapter that starts the course (notebooks/start_here.ipynb)."""
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 VECTORS = {
     "1,000 elements": lambda randn: (randn(1000),),
@@ -161,6 +161,6 @@ CLAMP = Exercise(
         ),
         "one program": Wrong({"(triton.cdiv(n, 1024),)": "(1,)"}, "Only the first 1024 elements were written"),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (DOUBLE, SQUARE, CLAMP)

@@ -1,8 +1,8 @@
-"""Exercises of notebooks/01_vector_add.ipynb."""
+"""Exercises of the chapter on vector addition (notebooks/vector_add.ipynb)."""
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
+from course.lab.checking.exercise import Exercise, Wrong, prose
 from course.runtime import num_sms
 
 SHORT = {
@@ -71,6 +71,14 @@ FILL_IN = Exercise(
         "neighbouring programs overlap": Wrong({"(0) * BLOCK": "(0)"}, "The end is missing"),
         "the mask loses the last element": Wrong({"offs < n": "offs < n - 1"}, "Only the last element is missing"),
         "no stride for x": Wrong({"offs * stride_x": "offs"}, "is an index times the stride"),
+        "PyTorch adds": Wrong(
+            {"my_add_kernel[grid](x, y, out, n, x.stride(0), y.stride(0), BLOCK=1024)": "out.copy_(x + y)"},
+            "right, but computed by PyTorch (add, in line",
+        ),
+        "a kernel copies what PyTorch added": Wrong(
+            {"my_add_kernel[grid](x, y, out, n,": "my_add_kernel[grid](x + y, y * 0, out, n,"},
+            "right, but computed by PyTorch (add, in line",
+        ),
     },
 )
 
@@ -91,6 +99,12 @@ def axpy(x, y, alpha, out):
     axpy_kernel[(triton.cdiv(n, 1024),)](x, y, out, alpha, n, x.stride(0), y.stride(0), BLOCK=1024)
 
 
+def nearly_cancelling(randn):
+    """What is left of two float16 numbers is smaller than the rounding of their product in float16."""
+    x = randn(600).half()
+    return x, (randn(600) / 300 - 0.1 * x.float()).half(), 0.1
+
+
 AXPY = Exercise(
     name="vector_add.axpy",
     task=prose("""
@@ -103,8 +117,10 @@ AXPY = Exercise(
     """),
     reference=lambda x, y, alpha: alpha * x + y,
     cases={name: lambda randn, make=make: (*make(randn), 0.5) for name, make in (SHORT | LARGE).items()}
-    | {"float16": lambda randn: (randn(500).half(), randn(500).half(), 0.1)},
+    | {"float16": lambda randn: (randn(500).half(), randn(500).half(), 0.1),
+       "float16, terms that nearly cancel": nearly_cancelling},
     heavy=lambda randn: (randn(2**26), randn(2**26), 0.5),
+    frugal=("reads", "launches"),
     solution=(axpy_kernel, axpy),
     hints=(
         "Everything but one line is the kernel of exercise 1.",
@@ -119,6 +135,7 @@ AXPY = Exercise(
         2³¹ elements.
     """),
     wrong={
+        "nothing is converted": Wrong({".to(tl.float32)": ""}, "terms that nearly cancel: "),
         "alpha on the other operand": Wrong({"alpha * x + y": "x + alpha * y"}, "look at the formula"),
         "no y": Wrong({"alpha * x + y": "alpha * x"}, "look at the formula"),
         "the load of x has no mask": Wrong({"offs * stride_x, mask=mask": "offs * stride_x"}, "A load reached outside"),
@@ -178,6 +195,7 @@ ADD_ROW = Exercise(
         "large: 128 × 1,001": lambda randn: (randn(128, 1001), randn(1001)),
     },
     heavy=lambda randn: (randn(8192, 8192), randn(8192)),
+    frugal=("copies",),
     solution=(add_row_kernel, add_row),
     hints=(
         "Start with two 1-D ranges: `rows` from `tl.program_id(0)` and `cols` from `tl.program_id(1)`, each as in "
@@ -191,8 +209,8 @@ ADD_ROW = Exercise(
         A tile is a block with two dimensions; everything else is as before. The row is loaded once for a tile of 16
         rows and broadcast in registers, so that its bytes hardly count. With one stride a dimension the kernel does
         not care how a tensor lies in memory: a transposed matrix is the same memory with its two strides exchanged.
-        How fast it is does depend on it: lanes that are neighbours should read neighbours in memory, which chapter
-        5 comes back to.
+        How fast it is does depend on it: lanes that are neighbours should read neighbours in memory, which the
+        chapter on convolution comes back to.
     """),
     wrong={
         "the strides of x are swapped": Wrong(
@@ -206,7 +224,16 @@ ADD_ROW = Exercise(
         ),
         "the grid's dimensions are swapped": Wrong(
             {"out.shape[0], 16), triton.cdiv(out.shape[1], 64)": "out.shape[1], 64), triton.cdiv(out.shape[0], 16)"},
-            "there are too few programs",
+            "the grid (1, 9) has lanes enough",
+        ),
+        "a copy of x": Wrong(
+            {"    add_row_kernel[grid](": "    x = x.contiguous()\n    add_row_kernel[grid]("},
+            "right, but PyTorch copies 14,000 bytes in line",
+        ),
+        "the output's strides are swapped": Wrong(
+            {"x.stride(0), x.stride(1), row.stride(0), out.stride(0), out.stride(1)":
+             "x.stride(0), x.stride(1), row.stride(0), out.stride(1), out.stride(1)"},
+            "Several lanes meet on one",
         ),
         "x is taken to be contiguous": Wrong(
             {"rows[:, None] * stride_xm + cols[None, :] * stride_xn": "rows[:, None] * n_cols + cols[None, :]"},
@@ -217,7 +244,7 @@ ADD_ROW = Exercise(
         ),
         "the row stands upright": Wrong({"row[None, :]": "row[:, None]"}, "Two blocks of different shapes"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -253,6 +280,7 @@ PERSISTENT = Exercise(
     | {"several rounds": lambda randn: (randn(5000 * num_sms() + 3), randn(5000 * num_sms() + 3))}
     | LARGE,
     heavy=lambda randn: (randn(2**26), randn(2**26)),
+    frugal=("programs", "reads"),
     solution=(persistent_add_kernel, persistent_add),
     hints=(
         "Let the loop variable be the first element of a block. Program `p` starts at `p * BLOCK`.",
@@ -265,7 +293,7 @@ PERSISTENT = Exercise(
         Each block still belongs to exactly one program; only who does it changed. Compare the speed with exercise
         1's on a GPU: an add has nothing to prepare, and all its blocks cost the same, so there is little that a
         loop could win. It pays where something can be prepared once and kept, or where the end of one block can
-        overlap with the beginning of the next: the matrix product of chapter 4 has a persistent version.
+        overlap with the beginning of the next: the matrix product has a persistent version.
     """),
     wrong={
         "one round only": Wrong(
@@ -277,12 +305,21 @@ PERSISTENT = Exercise(
         "rounds overlap and leave gaps": Wrong(
             {"range(tl.program_id(0) * BLOCK, n": "range(tl.program_id(0), n"}, "2,048 elements: "
         ),
+        "a step of one block": Wrong(
+            {"tl.num_programs(0) * BLOCK)": "BLOCK)"}, "right, but it reads"
+        ),
+        "a step of one element": Wrong({"tl.num_programs(0) * BLOCK)": "1)"}, "still running after"),
+        "no loop, and a program for each block": Wrong(
+            {"min(4 * num_sms(), triton.cdiv(n, 1024))": "triton.cdiv(n, 1024)",
+             "n, tl.num_programs(0) * BLOCK)": "(tl.program_id(0) + 1) * BLOCK, BLOCK)"},
+            "right, but with",
+        ),
         "a loop that never ends": Wrong(
             {"    for start in range(tl.program_id(0) * BLOCK, n, tl.num_programs(0) * BLOCK):":
              "    start = tl.program_id(0) * BLOCK\n    while start < n:"},
             "never ends",
         ),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (FILL_IN, AXPY, ADD_ROW, PERSISTENT)

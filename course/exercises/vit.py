@@ -1,11 +1,11 @@
-"""Exercises of notebooks/08_vit.ipynb."""
+"""Exercises of the chapter on the Vision Transformer (notebooks/vit.ipynb)."""
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from course.exercises import Exercise, Wrong, prose
 from course.kernels import layer_norm, linear, scaled_dot_product_attention
+from course.lab.checking.exercise import Exercise, Wrong, prose
 
 
 def embeddings(images, patches, width):
@@ -76,6 +76,7 @@ EMBED = Exercise(
         "large: 8 images, 16 patches, width 801": embeddings(8, 16, 801),
     },
     heavy=embeddings(256, 196, 768),
+    frugal=("launches", "reads"),
     solution=(embed_kernel, embed),
     hints=(
         "Row 0 of an image is the class token, row 1 its patch 0, row 2 its patch 1. The positions know nothing of "
@@ -109,7 +110,7 @@ EMBED = Exercise(
         ),
         "no program for the last row": Wrong({"out.shape[1])": "out.shape[1] - 1)"}, "there are too few programs"),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -170,8 +171,8 @@ CUT = Exercise(
         "`(image * tl.num_programs(1) + patch) * n_terms + terms`; both where `terms < n_terms`.",
     ),
     explanation=prose("""
-        One flat index, taken apart by divisions: the convolution of chapter 5 reads its input in the same way, with
-        one difference. It does not store what it gathered, but multiplies it at once. `PATCH` is a `tl.constexpr`, so
+        One flat index, taken apart by divisions: an implicit convolution reads its input in the same way, with one
+        difference. It does not store what it gathered, but multiplies it at once. `PATCH` is a `tl.constexpr`, so
         that the compiler turns divisions by a power of two into shifts. As for speed: `size` pixels lie next to each
         other, then the next row begins elsewhere; a program of its own for each patch reads many short pieces.
         `course.kernels.patchify` gives a whole row of patches to one program, which reads along the rows of the image
@@ -199,7 +200,7 @@ CUT = Exercise(
             {"image * tl.num_programs(1) + patch\n": "patch\n"}, "The end is missing"
         ),
     },
-)  # fmt: skip
+)
 
 
 def blocks(images, tokens, width, heads, dtype=torch.float32):
@@ -263,6 +264,7 @@ PARALLEL_BLOCK = Exercise(
     },
     heavy=blocks(64, 197, 768, 12, torch.bfloat16),
     operations=lambda x, *weights: x.shape[0] * x.shape[1] * x.shape[2] * (24 * x.shape[2] + 4 * x.shape[1]),
+    frugal=("launches",),
     solution=(parallel_block,),
     hints=(
         "All of it is in steps 3 to 5 of this chapter; only what each call reads is different. Both branches read "
@@ -295,7 +297,7 @@ PARALLEL_BLOCK = Exercise(
             {".transpose(1, 2).flatten(2)": ".flatten(1, 2).reshape(x.shape)"}, "Every element is wrong"
         ),
     },
-)  # fmt: skip
+)
 
 
 @triton.jit
@@ -348,7 +350,7 @@ POOL = Exercise(
         Write the kernel: one program an image. `x` is (images, tokens, *D*), `query` (*D*,), `out` (images, *D*); the
         last two are contiguous. 196 tokens of 768 numbers do not fit into a program's registers, and reading them twice
         would take twice as long. So read `BLOCK_T` tokens at a time, and keep the highest score, the sum and the
-        weighted sum of the tokens so far, as in chapters 2 and 6.
+        weighted sum of the tokens so far, as the online softmax and attention do.
     """),
     reference=lambda x, query: (
         ((x @ query) * x.shape[2] ** -0.5).softmax(dim=1).unsqueeze(1) @ x
@@ -363,6 +365,7 @@ POOL = Exercise(
         "large: 4 images, 197 tokens, width 129": lambda randn: (randn(4, 197, 129), randn(129)),
     },
     heavy=lambda randn: (randn(1024, 196, 768), randn(768)),
+    frugal=("reads",),
     solution=(pool_kernel, pool),
     hints=(
         "Without the softmax it would be a loop with one sum: `scores = tl.sum(x * query[None, :], axis=1)`, then "
@@ -377,7 +380,7 @@ POOL = Exercise(
     ),
     explanation=prose("""
         Each token is read once, multiplied twice, and never written: 4 bytes a number in, and next to nothing out, so
-        that the memory's speed is the limit. This is the attention kernel of chapter 6 with a single query, and no
+        that the memory's speed is the limit. This is the kernel of the chapter on attention with a single query, and no
         matrix product is left in it: with one row, a tensor core would work for nothing. One program an image means
         that a few images leave most multiprocessors idle. For those the tokens of an image would be split among
         several programs, each with a highest score and two sums of its own, which a second kernel puts together by the
@@ -400,6 +403,6 @@ POOL = Exercise(
             {"in range(0, n_tokens, BLOCK_T)": "in range(0, BLOCK_T, BLOCK_T)"}, "49 tokens"
         ),
     },
-)  # fmt: skip
+)
 
 EXERCISES = (EMBED, CUT, PARALLEL_BLOCK, POOL)

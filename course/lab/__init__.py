@@ -1,33 +1,32 @@
-"""What a notebook calls: exercises that check themselves, the source of the real kernels, pictures and measurements."""
-from course.lab.access import draw_access
-from course.lab.bench import bench
-from course.lab.check import check
-from course.lab.convolution import draw_boxes, draw_im2col, draw_step, draw_terms
-from course.lab.errors import draw_errors
-from course.lab.gpu import draw_gpu
-from course.lab.hints import hint, solution
-from course.lab.interpret import interpreted
-from course.lab.lines import plot_lines
-from course.lab.models import draw_chain, gallery, measured, plot_errors
-from course.lab.numbers import draw_formats, draw_number_line
-from course.lab.online import draw_online
-from course.lab.profile import profile
-from course.lab.record import record
-from course.lab.roofline import roofline
-from course.lab.sanitizer import sanitize
-from course.lab.scores import draw_scores
-from course.lab.source import show_source
-from course.lab.speed import copy_bandwidth, hardware
-from course.lab.tiles import draw_tiles
-from course.lab.timed import timed
-from course.lab.timeline import draw_timeline
-from course.lab.trace import trace
-from course.lab.traffic import draw_traffic
+"""What a notebook calls: exercises that check themselves, the source of the real kernels, pictures and measurements.
 
-__all__ = [
-    "bench", "check", "copy_bandwidth", "draw_access", "draw_boxes", "draw_chain", "draw_errors", "draw_formats",
-    "draw_gpu", "draw_im2col", "draw_number_line", "draw_online", "draw_scores", "draw_step", "draw_terms",
-    "draw_tiles", "draw_timeline", "draw_traffic", "gallery", "hardware", "hint", "interpreted", "measured",
-    "plot_errors", "plot_lines", "profile", "record", "roofline", "sanitize", "show_source", "solution", "timed",
-    "trace",
-]  # fmt: skip
+Four wings, each of which may import the ones after it: checking, measuring, pictures, interpret. `__init__.pyi` says
+which module each function is in; a module is imported when one of its functions is first used, so that checking an
+exercise loads neither matplotlib nor a model.
+"""
+import ast
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+MODULE_OF = {
+    alias.name: statement.module
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(statement, ast.ImportFrom)
+    for alias in statement.names
+}
+"""The module of each function. Editors and type checkers read the same file."""
+
+__all__ = [*MODULE_OF]
+
+
+def __getattr__(name: str) -> Callable:
+    """Called for a name that this module does not have yet (PEP 562); afterwards it has it."""
+    if name not in MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(importlib.import_module(MODULE_OF[name]), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Measurements on a GPU, and the stored results that are shown on a machine without one."""

@@ -1,0 +1,1 @@
+"""What notebooks and posts show: figures drawn by code, and text."""
