@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-import sklearn.datasets
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+
+from course.preprocess import rgb
 
 T = TypeVar("T")
 Split = Literal["train", "test", "all"]
@@ -38,6 +39,8 @@ def digit_scans(split: Split = "test") -> tuple[list[Image.Image], torch.Tensor]
     `test` is a fifth of each digit's scans, 359 in all, drawn once and for good: no shipped model was trained on
     them. `train` is the other 1,438, `all` every one; all in scikit-learn's order. Raises ValueError on another split.
     """
+    import sklearn.datasets  # only where it is needed: importing it takes seconds
+
     scans = sklearn.datasets.load_digits()
     held_out = np.zeros(len(scans.target), dtype=bool)
     random = np.random.RandomState(0)  # NumPy keeps this stream the same in every version
@@ -54,19 +57,26 @@ def digit_scans(split: Split = "test") -> tuple[list[Image.Image], torch.Tensor]
 
 def photos() -> dict[str, Image.Image]:
     """scikit-learn's two photographs by file name, `china.jpg` (a temple) and `flower.jpg` (a dahlia): RGB, 640x427."""
+    import sklearn.datasets
+
     samples = sklearn.datasets.load_sample_images()
     return {Path(name).name: Image.fromarray(image) for name, image in zip(samples.filenames, samples.images)}
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The image in the file `path`, decoded, in RGB. Raises OSError when it is missing or not in one of FORMATS."""
+    """The image in the file `path`, decoded, in RGB of 8 bits, and upright: turned as a camera's EXIF data say.
+
+    Raises OSError, one line with the file's name, when it is missing, damaged, not in one of FORMATS, or so large that
+    Pillow takes it for a decompression bomb.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return image.convert("RGB")
-    except OSError:
-        raise
+            return rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders of broken files raise whatever they run into: SyntaxError, struct.error, ...
-        raise OSError(f"cannot decode {path}: {error}") from error
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the system's: missing, not permitted, a folder; its words name the file
+        reason = str(error).strip().partition("\n")[0].replace(f" {str(path)!r}", "")
+        raise OSError(f"cannot decode {path}: {reason}") from error
 
 
 class Sample(NamedTuple):
@@ -77,30 +87,16 @@ class Sample(NamedTuple):
     label: str | None
 
 
-class ImageFolder:
-    """The images of a folder and its sub-folders in sorted order, ImageNet's validation folder for one.
+class ImageFiles:
+    """Image files in the order given. Iterating yields a `Sample` an image, opened as it is reached.
 
-    Iterating yields a `Sample` an image, opened as it is reached; `len()` counts the image files, `class_names`
-    are the first-level sub-folders. A file that cannot be decoded is reported on stderr, kept in
-    `unreadable` with its error, and skipped. Raises FileNotFoundError when there is no folder or no image in it.
+    A file that is missing or cannot be decoded is reported on stderr, kept in `unreadable` with its error, and
+    skipped. `len()` counts the files.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"ImageFolder: no folder {self.folder}")
-        Image.init()
-        suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-        self.paths = sorted(
-            Path(parent, name)
-            for parent, _, names in os.walk(self.folder)
-            for name in names
-            if Path(name).suffix.lower() in suffixes and not name.startswith(".")
-        )
-        if not self.paths:
-            raise FileNotFoundError(f"ImageFolder: no image ({', '.join(sorted(suffixes))}) in {self.folder}")
-        self.class_names = sorted({label for path in self.paths if (label := self._label(path))})
-        self.unreadable: dict[Path, OSError] = {}
+    def __init__(self, paths: Iterable[str | Path]):
+        self.paths = [Path(path) for path in paths]
+        self.unreadable: dict[Path, Exception] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -111,12 +107,44 @@ class ImageFolder:
             try:
                 image = open_image(path)
             except OSError as error:
-                self.unreadable[path] = error
-                print(f"skipped {path}: {error}", file=sys.stderr)
+                self.skip(path, error)
                 continue
-            yield Sample(path, image, self._label(path))
+            yield Sample(path, image, self.label(path))
 
-    def _label(self, path):
+    def skip(self, path: Path, error: Exception) -> None:
+        """Reports a file of no use, and keeps it in `unreadable`: called by whoever finds that out once it is open."""
+        self.unreadable[path] = error
+        reason = str(error).removeprefix(f"cannot decode {path}: ")
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+
+    def label(self, path: Path) -> str | None:
+        return None
+
+
+class ImageFolder(ImageFiles):
+    """The images of a folder and its sub-folders in sorted order, ImageNet's validation folder for one.
+
+    `class_names` are the first-level sub-folders. Raises FileNotFoundError when there is no folder or no image in it.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"ImageFolder: no folder {self.folder}")
+        Image.init()
+        suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+        super().__init__(sorted(
+            Path(parent, name)
+            for parent, _, names in os.walk(self.folder)
+            for name in names
+            if Path(name).suffix.lower() in suffixes and not name.startswith(".")
+        ))
+        if not self.paths:
+            raise FileNotFoundError(f"ImageFolder: no image ({', '.join(sorted(suffixes))}) in {self.folder}")
+        self.class_names = sorted({label for path in self.paths if (label := self.label(path))})
+
+    def label(self, path: Path) -> str | None:
+        """The first-level sub-folder that `path` lies in; None directly in the folder."""
         inside = path.relative_to(self.folder).parts
         return inside[0] if len(inside) > 1 else None
 

@@ -12,14 +12,17 @@ linear layer reads the class.
 `layers` is where the layers come from: course.nn (Triton kernels) or torch.nn (the reference). The parameter names are
 torchvision's, so that its checkpoints load as they are.
 """
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
 import torch
 
 from course import nn
 
 
-def conv_and_norm(layers, in_channels, out_channels, size, stride=1):
+def conv_and_norm(layers, in_channels, out_channels, size, stride=1, groups=1):
     """A convolution that keeps the resolution at stride 1, and the norm whose bias makes its own superfluous."""
-    conv = layers.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
+    conv = layers.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, groups=groups, bias=False)
     return conv, layers.BatchNorm2d(out_channels)
 
 
@@ -42,7 +45,7 @@ class BasicBlock(torch.nn.Module):
         self.conv2, self.bn2 = conv_and_norm(layers, planes, planes, 3)
         self.relu = layers.ReLU()
         self.downsample = shortcut(layers, in_channels, planes * self.expansion, stride)
-        self.add = getattr(layers.functional, "add", torch.add)
+        self.add = nn.addition(layers)
 
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))
@@ -53,19 +56,22 @@ class BasicBlock(torch.nn.Module):
 class Bottleneck(torch.nn.Module):
     """1x1 down to `planes`, 3x3, 1x1 up to four times as many: ResNet-50 and deeper.
 
-    The stride is the 3x3 convolution's, as in torchvision (v1.5); the paper's is the first 1x1's.
+    The stride is the 3x3 convolution's, as in torchvision (v1.5); the paper's is the first 1x1's. The 3x3 may have
+    `groups` (Xie et al., 2017, Aggregated Residual Transformations, ResNeXt), and other channels than `planes`: of each
+    group `width_per_group` 64ths (Zagoruyko and Komodakis, 2016, Wide Residual Networks).
     """
 
     expansion = 4
 
-    def __init__(self, in_channels, planes, stride, layers):
+    def __init__(self, in_channels, planes, stride, layers, groups=1, width_per_group=64):
         super().__init__()
-        self.conv1, self.bn1 = conv_and_norm(layers, in_channels, planes, 1)
-        self.conv2, self.bn2 = conv_and_norm(layers, planes, planes, 3, stride)
-        self.conv3, self.bn3 = conv_and_norm(layers, planes, planes * self.expansion, 1)
+        width = planes * width_per_group // 64 * groups
+        self.conv1, self.bn1 = conv_and_norm(layers, in_channels, width, 1)
+        self.conv2, self.bn2 = conv_and_norm(layers, width, width, 3, stride, groups)
+        self.conv3, self.bn3 = conv_and_norm(layers, width, planes * self.expansion, 1)
         self.relu = layers.ReLU()
         self.downsample = shortcut(layers, in_channels, planes * self.expansion, stride)
-        self.add = getattr(layers.functional, "add", torch.add)
+        self.add = nn.addition(layers)
 
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))
@@ -78,19 +84,33 @@ class ResNet(torch.nn.Module):
     """images (batch, in_channels, height, width), 32 pixels or any other size -> logits (batch, num_classes).
 
     `depths` counts the blocks of the four stages; `width` is the first stage's planes, each further stage doubles them.
+    `groups` and `width_per_group` are torchvision's, for bottlenecks alone: ValueError for others.
     """
 
-    def __init__(self, block, depths, num_classes=1000, width=64, in_channels=3, layers=nn):
+    class_names: list[str]
+    preprocess: Callable[..., torch.Tensor]
+    """What a loaded checkpoint brings along: of a PIL image, `preprocess` makes (in_channels, height, width)."""
+
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], depths: Sequence[int],
+        num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn,
+        groups: int = 1, width_per_group: int = 64,
+    ):
         super().__init__()
+        self.groups, self.width_per_group = groups, width_per_group
+        middle = {"groups": groups, "width_per_group": width_per_group} if block is Bottleneck else {}
+        if not middle and (groups, width_per_group) != (1, 64):
+            raise ValueError("ResNet: expected groups 1 and width_per_group 64 of blocks that are no bottlenecks, "
+                             f"got {groups} and {width_per_group}")
         self.conv1, self.bn1 = conv_and_norm(layers, in_channels, width, 7, stride=2)
         self.relu = layers.ReLU()
         self.maxpool = layers.MaxPool2d(kernel_size=3, stride=2, padding=1)
         channels = width
         for i, depth in enumerate(depths):
             planes = width * 2**i
-            blocks = [block(channels, planes, 1 if i == 0 else 2, layers)]
+            blocks = [block(channels, planes, 1 if i == 0 else 2, layers, **middle)]
             channels = planes * block.expansion
-            blocks += [block(channels, planes, 1, layers) for _ in range(depth - 1)]
+            blocks += [block(channels, planes, 1, layers, **middle) for _ in range(depth - 1)]
             setattr(self, f"layer{i + 1}", torch.nn.Sequential(*blocks))
         self.avgpool = layers.AdaptiveAvgPool2d(1)
         self.fc = layers.Linear(channels, num_classes)
@@ -104,21 +124,41 @@ class ResNet(torch.nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
-def resnet18(num_classes=1000, width=64, in_channels=3, layers=nn):
+def resnet18(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, width, in_channels, layers)
 
 
-def resnet34(num_classes=1000, width=64, in_channels=3, layers=nn):
+def resnet34(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
     return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, width, in_channels, layers)
 
 
-def resnet50(num_classes=1000, width=64, in_channels=3, layers=nn):
+def resnet50(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, width, in_channels, layers)
 
 
-def resnet101(num_classes=1000, width=64, in_channels=3, layers=nn):
+def resnet101(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
     return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, width, in_channels, layers)
 
 
-def resnet152(num_classes=1000, width=64, in_channels=3, layers=nn):
+def resnet152(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
     return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, width, in_channels, layers)
+
+
+def resnext50_32x4d(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, width, in_channels, layers, 32, 4)
+
+
+def resnext101_32x8d(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, width, in_channels, layers, 32, 8)
+
+
+def resnext101_64x4d(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, width, in_channels, layers, 64, 4)
+
+
+def wide_resnet50_2(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, width, in_channels, layers, 1, 128)
+
+
+def wide_resnet101_2(num_classes: int = 1000, width: int = 64, in_channels: int = 3, layers: ModuleType = nn) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, width, in_channels, layers, 1, 128)

@@ -7,7 +7,6 @@
 The original always runs in float32 in full precision (TF32 off). Both models see the same images; each layer
 gets what its own model's layers before it produced, so that errors add up as they do in use.
 """
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -22,7 +21,6 @@ TOLERANCE = {  # dtype of our model: (largest relative error, smallest cosine) o
 }
 """float32 differs by the order of its sums alone. Half precision rounds after every layer: 8 and 13 units in
 the last place of the largest value (2**-11 and 2**-8 relative), with room for a dozen blocks' worth of them."""
-
 
 AGREEMENT = {torch.float32: 1.0, torch.float16: 0.995, torch.bfloat16: 0.995}
 """dtype of our model: the smallest share of images on which it must answer as the original does."""
@@ -54,21 +52,10 @@ class Agreement(NamedTuple):
         return self.same / self.total
 
 
-@contextlib.contextmanager
-def full_precision():
-    """Float32 products in float32, in PyTorch's layers and in ours, whatever the program allows outside."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-IN_BLOCK = {  # transformers' name in a block: ours
+BLOCK_PAIRS = {  # transformers' name in a block of a ViT: ours
     "layernorm_before": "norm1", "attention.o_proj": "attention.output", "attention": "attention",
     "layernorm_after": "norm2", "mlp.fc1": "mlp.hidden", "mlp": "mlp",
-}  # fmt: skip
+}
 
 
 def layer_pairs(original: torch.nn.Module, ours: torch.nn.Module) -> list[tuple[str, str]]:
@@ -82,10 +69,10 @@ def layer_pairs(original: torch.nn.Module, ours: torch.nn.Module) -> list[tuple[
             (name, name) for name, layer in ours.named_modules()
             if name in theirs and not isinstance(layer, (torch.nn.ReLU, torch.nn.Identity))
             and name.rpartition(".")[2] not in ("", "layer1", "layer2", "layer3", "layer4", "downsample")
-        ]  # fmt: skip
+        ]
     pairs = [("vit.embeddings", "embeddings")]
     for i in range(len(ours.blocks)):
-        pairs += [(f"vit.layers.{i}.{theirs}", f"blocks.{i}.{name}") for theirs, name in IN_BLOCK.items()]
+        pairs += [(f"vit.layers.{i}.{theirs}", f"blocks.{i}.{name}") for theirs, name in BLOCK_PAIRS.items()]
         pairs.append((f"vit.layers.{i}", f"blocks.{i}"))
     return [*pairs, ("vit.layernorm", "norm"), ("classifier", "head")]
 
@@ -136,6 +123,12 @@ def layer_error(name: str, original: torch.Tensor, ours: torch.Tensor) -> LayerE
     max_abs = (a - b).abs().max()
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=0, eps=0.0)
     return LayerError(name, tuple(original.shape), max_abs.item(), (max_abs / a.abs().max()).item(), cosine.item())
+
+
+def check_finite(logits: torch.Tensor, image: object) -> None:
+    """Raises ValueError, which names `image`, where a logit is NaN or infinite: nothing can be read from it."""
+    if wrong := int((~logits.isfinite()).sum()):
+        raise ValueError(f"expected finite logits for {image}, got {wrong} of {logits.numel()} NaN or infinite")
 
 
 def table(rows: Sequence[LayerError], dtype: torch.dtype) -> str:

@@ -12,27 +12,39 @@ other; the class token's last state is the image's description, from which one l
 parameter names. Wherever the result of a step is worth a look, the step is a submodule, open to forward hooks.
 """
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from types import ModuleType
 
 import torch
 
 from course import nn
+from course.formats.keys import BOOLEAN, NOT_NEGATIVE, among, checked, either, integer, several
 
-ACTIVATIONS = {
+HIDDEN_ACTS = {
     "gelu": lambda layers: layers.GELU(),
     "gelu_new": lambda layers: layers.GELU(approximate="tanh"),
     "gelu_pytorch_tanh": lambda layers: layers.GELU(approximate="tanh"),
     "relu": lambda layers: layers.ReLU(),
 }
-"""HuggingFace's names of the activations."""
+"""HuggingFace's name of an MLP's activation: its layer from a namespace."""
+
+KEYS = {
+    "image_size": either(integer(1), several(integer(1), 2)),
+    "patch_size": either(integer(1), several(integer(1), 2)),
+    "num_channels": integer(1), "hidden_size": integer(1), "num_hidden_layers": integer(0),
+    "num_attention_heads": integer(1), "intermediate_size": integer(1), "hidden_act": among(*HIDDEN_ACTS),
+    "layer_norm_eps": NOT_NEGATIVE, "qkv_bias": BOOLEAN, "num_labels": integer(0),
+}
+"""What each field of a ViTConfig may be."""
 
 
 @dataclass(frozen=True)
 class ViTConfig:
     """A ViT's sizes under the names of HuggingFace's ViTConfig; the defaults are ViT-B/16 on ImageNet.
 
-    Raises ValueError on a hidden_size that its heads do not divide, an activation not in ACTIVATIONS, and an image
+    Raises ValueError on values that are not as in KEYS, a hidden_size that its heads do not divide, and an image
     smaller than a patch.
     """
 
@@ -49,15 +61,14 @@ class ViTConfig:
     num_labels: int = 1000  # 0: no head
 
     def __post_init__(self):
+        checked("ViT", vars(self), KEYS)
         for size in ("image_size", "patch_size"):
             value = getattr(self, size)
-            object.__setattr__(self, size, (value, value) if isinstance(value, int) else tuple(value))
+            object.__setattr__(self, size, (value, value) if isinstance(value, Integral) else tuple(value))
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"ViT: expected hidden_size a multiple of {self.num_attention_heads} heads, got {self.hidden_size}"
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"ViT: expected hidden_act among {', '.join(ACTIVATIONS)}, got {self.hidden_act!r}")
         if 0 in self.grid:
             raise ValueError(f"ViT: expected image_size at least patch_size {self.patch_size}, got {self.image_size}")
 
@@ -79,7 +90,7 @@ class Embeddings(torch.nn.Module):
         self.positions = torch.nn.Parameter(torch.empty(1, tokens, config.hidden_size))
         torch.nn.init.trunc_normal_(self.class_token, std=0.02)
         torch.nn.init.trunc_normal_(self.positions, std=0.02)
-        self.add = getattr(layers.functional, "add", torch.add)
+        self.add = nn.addition(layers)
 
     def forward(self, images):
         if images.shape[1:] != self.image_shape:
@@ -115,10 +126,10 @@ class Block(torch.nn.Module):
         self.norm2 = layers.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = torch.nn.Sequential(OrderedDict(
             hidden=layers.Linear(config.hidden_size, config.intermediate_size),
-            activation=ACTIVATIONS[config.hidden_act](layers),
+            activation=HIDDEN_ACTS[config.hidden_act](layers),
             output=layers.Linear(config.intermediate_size, config.hidden_size),
-        ))  # fmt: skip
-        self.add = getattr(layers.functional, "add", torch.add)
+        ))
+        self.add = nn.addition(layers)
 
     def forward(self, x):
         x = self.add(x, self.attention(self.norm1(x)))
@@ -133,7 +144,11 @@ class ViT(torch.nn.Module):
     Raises ValueError on images of another shape than the config's.
     """
 
-    def __init__(self, config: ViTConfig = ViTConfig(), layers=nn):  # noqa: B008  frozen
+    class_names: list[str]
+    preprocess: Callable[..., torch.Tensor]
+    """What a loaded checkpoint brings along: of a PIL image, `preprocess` makes (channels, height, width)."""
+
+    def __init__(self, config: ViTConfig = ViTConfig(), layers: ModuleType = nn):  # noqa: B008  frozen
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config, layers)

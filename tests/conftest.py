@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 import torch
 
+from course.precision import full_precision
 from course.runtime import DEVICE, INTERPRET
 
 hypothesis.settings.register_profile("course", deadline=None, max_examples=25)
@@ -53,7 +54,7 @@ def fresh_inputs(request):
 
 @pytest.fixture(autouse=True)
 def nan_filled_outputs():
-    """`torch.empty` comes filled with NaN, so that an element no kernel wrote cannot pass."""
+    """`torch.empty` fills its result with NaN, so that an element no kernel wrote cannot pass."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -78,7 +79,5 @@ def whole_gpu():
 @pytest.fixture
 def ieee():
     """Float32 products in full precision, whatever the machine allows."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    with full_precision():
+        yield

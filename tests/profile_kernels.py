@@ -14,11 +14,11 @@ COPIES = ("memcpy", "memset", "copy")
 
 def triton_kernels() -> set[str]:
     """The names of all kernels in course.kernels."""
-    names = [module.name for module in pkgutil.iter_modules(course.kernels.__path__, "course.kernels.")]
+    names = [module.name for module in pkgutil.walk_packages(course.kernels.__path__, "course.kernels.")]
     return {
         value.__name__ for name in names for value in vars(importlib.import_module(name)).values()
         if isinstance(value, triton.runtime.jit.JITFunction)
-    }  # fmt: skip
+    }
 
 
 def launched(run) -> Counter[str]:

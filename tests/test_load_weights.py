@@ -1,4 +1,8 @@
+import copy
 import json
+import os
+import subprocess
+import sys
 import urllib.error
 from pathlib import Path
 
@@ -9,22 +13,24 @@ import torch
 import torchvision
 import transformers
 from PIL import Image
-from torchvision.models import ResNet18_Weights, ResNet50_Weights
-from torchvision.models.resnet import BasicBlock
+from torchvision.models import ResNet18_Weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops.misc import FrozenBatchNorm2d
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import course.nn
 from course import resnet
 from course.data import digit_scans, digits, photos
+from course.formats.resnet import KNOWN, resnet_for
 from course.load_weights import (
     CHECKPOINTS, DIGITS_RESNET18, DIGITS_VIT, Preprocess, copy_strictly, load_resnet, load_vit,
-)  # fmt: skip
-from course.originals import TorchvisionResNet
+)
+from course.originals import TorchvisionResNet, original_resnet
 
 SMALL = dict(
     image_size=16, patch_size=4, hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40,
     id2label={0: "cat", 1: "dog", 2: "owl"}, label2id={"cat": 0, "dog": 1, "owl": 2},
-)  # fmt: skip
+)
 
 
 def randomise(model):
@@ -57,7 +63,7 @@ def edit(folder, change):
 @pytest.mark.parametrize("config", [
     {}, {"qkv_bias": False}, {"image_size": [12, 20], "patch_size": [4, 5], "num_channels": 1},
     {"hidden_act": "gelu_new", "layer_norm_eps": 0.1}, {"id2label": {0: "LABEL_0", 1: "LABEL_1"}, "label2id": {}},
-], ids=lambda config: ",".join(config))  # fmt: skip
+], ids=lambda config: ",".join(config))
 def test_vit_is_the_original(tmp_path, version, config):
     original = huggingface(tmp_path, version=version, **config)
     names = safetensors.torch.load_file(tmp_path / "model.safetensors")
@@ -111,7 +117,7 @@ def test_vit_lists_every_tensor_that_does_not_fit(tmp_path, version, query):
         "missing classifier.bias (3,)", f"missing {layer}.1.{query}.weight (24, 24)", "unknown decoder.0.weight (5,)",
         f"unknown {layer}.3.layernorm_before.bias (24,)", "misshapen vit.layernorm.weight: expected (24,), got (25,)",
         f"misshapen {layer}.0.{query}.bias: expected (24,), got (24,) of integers",
-    ])  # fmt: skip
+    ])
 
 
 def test_vit_in_the_names_of_both_versions_is_an_error(tmp_path):
@@ -150,7 +156,7 @@ def test_copy_strictly_leaves_the_model_untouched_or_copies_everything():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
     copy_strictly(model, {name: tensor.float() for name, tensor in tensors.items() if "num" not in name},
-                  names, optional=["1.num_batches_tracked"])  # fmt: skip
+                  names, optional=["1.num_batches_tracked"])
     for name, tensor in model.state_dict().items():
         assert tensor.dtype == before[name].dtype
         torch.testing.assert_close(tensor, other.state_dict()[name])
@@ -165,7 +171,7 @@ def test_vit_folder_that_is_not_one(tmp_path):
         load_vit(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(original.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="no model.safetensors in .* is a pickle and never read"):
+    with pytest.raises(FileNotFoundError, match="no model.safetensors .*pickles such as pytorch_model.bin are never"):
         load_vit(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "config.json").write_text("{")
@@ -173,7 +179,7 @@ def test_vit_folder_that_is_not_one(tmp_path):
         load_vit(tmp_path)
     transformers.BeitConfig(hidden_size=24, num_attention_heads=3).save_pretrained(tmp_path)
     safetensors.torch.save_file({}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="expected model_type 'vit' in .*config.json, got 'beit'"):
+    with pytest.raises(ValueError, match="config.json: expected model_type among vit, got 'beit'"):
         load_vit(tmp_path)
 
 
@@ -187,10 +193,10 @@ def hub(tmp_path, monkeypatch):
 
 def test_vit_by_its_id_from_the_hubs_cache(hub):
     commit = "0123456789abcdef0123456789abcdef01234567"
-    original = huggingface(hub / "models--somebody--vit-small" / "snapshots" / commit)
-    (hub / "models--somebody--vit-small" / "refs").mkdir()
-    (hub / "models--somebody--vit-small" / "refs" / "main").write_text(commit)
-    model = load_vit("somebody/vit-small")
+    original = huggingface(hub / "models--example--vit-small" / "snapshots" / commit)
+    (hub / "models--example--vit-small" / "refs").mkdir()
+    (hub / "models--example--vit-small" / "refs" / "main").write_text(commit)
+    model = load_vit("example/vit-small")
     assert torch.equal(model.head.weight, original.classifier.weight) and model.class_names == ["cat", "dog", "owl"]
 
 
@@ -198,9 +204,9 @@ def test_vit_downloads_three_files_and_no_pickle(tmp_path, monkeypatch):
     huggingface(tmp_path)
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path))
-    load_vit("somebody/vit-small")
+    load_vit("example/vit-small")
     files = ["config.json", "model.safetensors", "preprocessor_config.json"]
-    assert asked == [(("somebody/vit-small",), {"allow_patterns": files})]
+    assert asked == [(("example/vit-small",), {"allow_patterns": files})]
     load_vit(tmp_path)
     assert len(asked) == 1  # a folder needs no network
 
@@ -211,13 +217,21 @@ def test_vit_without_a_network_says_what_to_do(hub):
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("load_vit: cannot download google/vit-base-patch16-224 (")
     assert ("`hf download google/vit-base-patch16-224 config.json model.safetensors preprocessor_config.json "
-            "--local-dir vit-base-patch16-224`, and pass that folder") in str(error.value)  # fmt: skip
+            "--local-dir vit-base-patch16-224`, and pass that folder") in str(error.value)
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./missing", "a/b/c", "~/missing"])
 def test_vit_from_a_folder_that_is_missing(source, hub):
     with pytest.raises(FileNotFoundError, match="expected a folder or a model's id"):
         load_vit(source)
+
+
+def test_vit_without_a_preprocessor_config(tmp_path):
+    """Its images have the size that its configuration says."""
+    huggingface(tmp_path, image_size=[12, 20])
+    image = photos()["china.jpg"]
+    want = ViTImageProcessorPil(size={"height": 12, "width": 20})(image, return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(load_vit(tmp_path).preprocess(image), want)
 
 
 # -- ResNet ------------------------------------------------------------------------------------------------------------
@@ -266,7 +280,7 @@ def test_resnet_infers_depth_width_and_classes(depth, tmp_path):
     {"conv1.weight": None, "fc.weight": None}, {"conv1.weight": (4, 3, 3, 3)}, {"bn1.weight": None, "bn1.bias": (5,)},
     {"fc.bias": None, "layer2.0.conv1.weight": (8, 4, 3)}, {"layer1.0.bn3.weight": (4,), "fc1.weight": (2, 2)},
     {"fc.bias": (), "bn1.running_var": ()},
-], ids=lambda spoil: ",".join(spoil))  # fmt: skip
+], ids=lambda spoil: ",".join(spoil))
 def test_resnet_lists_every_tensor_that_does_not_fit(spoil, tmp_path):
     tensors = dict(narrow().state_dict())
     expected = []
@@ -289,8 +303,6 @@ def test_resnet_lists_every_tensor_that_does_not_fit(spoil, tmp_path):
 def test_resnet_that_is_another_network(tmp_path):
     with pytest.raises(ValueError, match=r"expected a ResNet with stages of \(2, 2, 2, 2\).* got \(0, 0, 0, 0\)"):
         load_resnet(torch.nn.Linear(2, 3))
-    with pytest.raises(ValueError, match=r"(?s)176 tensors do not fit.*misshapen layer1.0.conv2.weight: expected"):
-        load_resnet(torchvision.models.resnext50_32x4d())  # grouped
     with pytest.raises(ValueError, match="expected a torchvision model, .* got weights.bin"):
         load_resnet("weights.bin")
     with pytest.raises(FileNotFoundError, match="no file .*missing.pth"):
@@ -302,8 +314,8 @@ def test_resnet_that_is_another_network(tmp_path):
 @pytest.mark.parametrize("change, problem", [
     (lambda model: setattr(model.layer4[1].conv2, "dilation", (2, 2)), r"layer4.1.conv2 with dilation \(1, 1\), got"),
     (lambda model: setattr(model.bn1, "eps", 0.1), "bn1 with eps 1e-05, got 0.1"),
-    (lambda model: setattr(model, "maxpool", torch.nn.Identity()), "maxpool with stride 2, got None"),
-])  # fmt: skip
+    (lambda model: setattr(model, "maxpool", torch.nn.Identity()), "maxpool to be MaxPool2d, got Identity"),
+])
 def test_resnet_that_computes_something_else(change, problem):
     original = narrow()
     load_resnet(original)
@@ -348,12 +360,14 @@ def test_resnet_file_that_is_not_a_state_dict(tmp_path):
     (tmp_path / "damaged.safetensors").write_bytes(b"\x80\x02nothing")
     with pytest.raises(ValueError, match="damaged.safetensors is not a whole safetensors file"):
         load_resnet(tmp_path / "damaged.safetensors")
-    torch.save({"model": narrow().state_dict(), "epoch": 3}, tmp_path / "training.pth")
-    with pytest.raises(ValueError, match="expected a state_dict in .*training.pth, .* got model, epoch"):
-        load_resnet(tmp_path / "training.pth")
-    torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="expected a state_dict in .*list.pth, .* got list"):
-        load_resnet(tmp_path / "list.pth")
+    for content, got in [
+        ([torch.zeros(1)], "list"), ({}, r"\[\]"), ({"net": narrow().state_dict(), "epoch": 3}, r"\['net', 'epoch'\]"),
+        ({"model": narrow().state_dict(), "state_dict": narrow().state_dict()}, r"\['model', 'state_dict'\]"),
+        ({"model": {"epoch": 3}}, r"\['model'\]"), ({1: torch.zeros(1)}, r"\[1\]"),
+    ]:
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(ValueError, match=f"other.pth: expected a state_dict, .*, got {got}$"):
+            load_resnet(tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -368,7 +382,7 @@ def test_class_names_and_preprocessing_beside_a_file(tmp_path, suffix):
     assert model.class_names == list("abcde")
     assert model.preprocess(Image.new("RGB", (7, 5))).shape == (3, 32, 40)
     (tmp_path / "weights.json").write_text(json.dumps({"class_names": list("abc")}))
-    with pytest.raises(ValueError, match="ResNet: expected 5 class names, got 3"):
+    with pytest.raises(ValueError, match="load_resnet: .*weights.*: expected 5 class names, got 3"):
         load_resnet(file)
 
 
@@ -400,55 +414,355 @@ def test_resnet_without_a_network_says_what_to_do(tmp_path, monkeypatch):
     )
 
 
-# -- Preprocessing -----------------------------------------------------------------------------------------------------
+# -- Wrappers and shards -----------------------------------------------------------------------------------------------
 
 
-def pictures():
-    yield from photos().values()
-    noise = torch.randint(256, (3, 300, 259), dtype=torch.uint8)
-    for size in ((300, 259), (259, 300), (33, 8), (8, 8)):
-        yield Image.fromarray(noise.permute(1, 2, 0).numpy()).resize(size)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.backbone."])
+def test_a_wrappers_prefix(tmp_path, prefix):
+    original = narrow()
+    torch.save({prefix + name: t for name, t in original.state_dict().items()}, tmp_path / "wrapped.pth")
+    assert torch.equal(load_resnet(tmp_path / "wrapped.pth").fc.weight, original.fc.weight)
+    original = huggingface(tmp_path)
+    edit(tmp_path, lambda tensors: [tensors.update({prefix + name: tensors.pop(name)}) for name in list(tensors)])
+    assert torch.equal(load_vit(tmp_path).head.weight, original.classifier.weight)
 
 
-@pytest.mark.parametrize("options", [
-    {"size": {"height": 224, "width": 224}}, {"size": {"height": 20, "width": 33}, "resample": 3},
-    {"size": {"shortest_edge": 30}, "do_center_crop": True, "crop_size": {"height": 25, "width": 24}},
-    {"do_resize": False, "do_normalize": False}, {"size": {"height": 9, "width": 9}, "do_rescale": False},
-    {"size": {"height": 9, "width": 9}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "resample": 0},
-], ids=str)  # fmt: skip
-def test_preprocessing_is_huggingfaces(tmp_path, options):
-    original = ViTImageProcessorPil(**options)
-    original.save_pretrained(tmp_path)
-    preprocess = Preprocess.from_huggingface(json.loads((tmp_path / "preprocessor_config.json").read_text()))
-    for image in pictures():
-        got, want = preprocess(image), original(image, return_tensors="pt").pixel_values[0]
-        assert got.dtype == torch.float32 and got.is_contiguous()
-        torch.testing.assert_close(got, want.float(), rtol=1e-5, atol=1e-5)
+def test_names_that_a_prefix_does_not_explain(tmp_path):
+    tensors = {f"module.{name}": t for name, t in narrow().state_dict().items()}
+    tensors |= {"criterion.weight": torch.zeros(3), "fc.bias": torch.zeros(5)}
+    torch.save(tensors, tmp_path / "wrapped.pth")
+    with pytest.raises(ValueError) as error:
+        load_resnet(tmp_path / "wrapped.pth")
+    assert str(error.value).split("\n  ")[1:] == ["unknown module.fc.bias (5,)", "unknown criterion.weight (3,)"]
 
 
-def test_preprocessing_that_is_not_written_down(tmp_path):
-    huggingface(tmp_path, image_size=[12, 20])
-    image = next(pictures())
-    want = ViTImageProcessorPil(size={"height": 12, "width": 20})(image, return_tensors="pt").pixel_values[0]
-    torch.testing.assert_close(load_vit(tmp_path).preprocess(image), want)
-    old = {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 224}
-    assert Preprocess.from_huggingface(old) == Preprocess.from_huggingface({})
-    with pytest.raises(ValueError, match="expected a size as height and width .* got {'longest_edge': 8}"):
-        Preprocess.from_huggingface({"size": {"longest_edge": 8}})
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+def test_a_state_dict_among_other_things(tmp_path, wrapper):
+    original = narrow()
+    tensors = {f"module.{name}": t for name, t in original.state_dict().items()}
+    torch.save({"epoch": 3, wrapper: tensors, "optimizer": {"lr": 0.1}}, tmp_path / "training.pth")
+    assert torch.equal(load_resnet(tmp_path / "training.pth").fc.weight, original.fc.weight)
 
 
-@pytest.mark.parametrize("weights", [ResNet18_Weights.IMAGENET1K_V1, ResNet50_Weights.IMAGENET1K_V2], ids=str)
-def test_preprocessing_is_torchvisions(weights):
-    original = weights.transforms()
-    preprocess = Preprocess.from_torchvision(original)
-    for image in pictures():
-        torch.testing.assert_close(preprocess(image), original(image), rtol=1e-6, atol=1e-6)
+def sharded(folder, cls=transformers.ViTForImageClassification):
+    model = randomise(cls(transformers.ViTConfig(**SMALL)))
+    model.save_pretrained(folder, max_shard_size="20KB")
+    shards = sorted(file.name for file in Path(folder).glob("model-*"))
+    assert len(shards) > 2 and not (Path(folder) / "model.safetensors").exists()
+    return model, shards
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
-def test_preprocessing_takes_any_mode(mode):
-    image = next(pictures())
-    assert torch.equal(Preprocess()(image.convert(mode)), Preprocess()(image.convert(mode).convert("RGB")))
+def test_vit_in_several_files(tmp_path):
+    original, shards = sharded(tmp_path)
+    images = torch.randn(2, 3, 16, 16)
+    model = load_vit(tmp_path, layers=torch.nn)
+    torch.testing.assert_close(model(images), original(images).logits, rtol=1e-4, atol=1e-5)
+    (tmp_path / shards[1]).rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=f"no {shards[1]} in .*, which model.safetensors.index.json names"):
+        load_vit(tmp_path)
+    (tmp_path / shards[1]).write_bytes((tmp_path / shards[0]).read_bytes())
+    with pytest.raises(ValueError, match=f"{shards[1]} is not the file that model.safetensors.index.json expects"):
+        load_vit(tmp_path)
+
+
+@pytest.mark.parametrize("index, got", [
+    ({}, "None"), ([], r"\[\]"), ({"weight_map": []}, r"\[\]"), ({"weight_map": {"a": 3}}, "{'a': 3}"),
+    ({"weight_map": {"a": "../a.safetensors"}}, "{'a': '../a.safetensors'}"), ({"weight_map": {"a": "b.bin"}}, "{.*}"),
+], ids=str)
+def test_an_index_that_is_none(tmp_path, index, got):
+    sharded(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"model.safetensors.index.json: expected .*, got {got}$"):
+        load_vit(tmp_path)
+
+
+def test_what_is_downloaded_of_a_sharded_vit(tmp_path, monkeypatch):
+    """The index is asked for where there is no single file, and then the files that it names, of the same version."""
+    _, shards = sharded(tmp_path / "published")
+    (tmp_path / "published" / "pytorch_model.bin").write_bytes(b"pickle")
+    cache, asked = tmp_path / "0123456789abcdef", []
+    cache.mkdir()
+
+    def download(repo, allow_patterns, revision=None):
+        asked.append((allow_patterns, revision))
+        for name in allow_patterns:
+            if (tmp_path / "published" / name).exists():
+                (cache / name).write_bytes((tmp_path / "published" / name).read_bytes())
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert load_vit("example/vit-sharded").class_names == ["cat", "dog", "owl"]
+    assert asked == [
+        (["config.json", "model.safetensors", "preprocessor_config.json"], None),
+        (["model.safetensors.index.json"], cache.name), (shards, cache.name),
+    ]
+    (tmp_path / "published" / "model.safetensors.index.json").unlink()
+    (cache / "model.safetensors.index.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no model.safetensors and no model.safetensors.index.json in "):
+        load_vit("example/vit-sharded")
+
+
+# -- Values and keys ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, value, problem", [
+    ("layer1.0.conv1.weight", float("nan"), r"not finite layer1.0.conv1.weight: 1 of 144 values in float32"),
+    ("fc.bias", float("-inf"), r"not finite fc.bias: 1 of 5 values"), ("fc.bias", 1e39, "not finite fc.bias: 1 of 5"),
+    ("bn1.running_var", -1e-9, "negative bn1.running_var: 1 of 4 variances"),
+])
+def test_resnet_of_wrong_numbers(tmp_path, name, value, problem):
+    tensors = {name: t.double() if t.is_floating_point() else t for name, t in narrow().state_dict().items()}
+    tensors[name].view(-1)[0] = value
+    torch.save(tensors, tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match=f"1 tensor does not fit the model\n  {problem}"):
+        load_resnet(tmp_path / "wrong.pth")
+
+
+def test_vit_of_wrong_numbers(tmp_path):
+    huggingface(tmp_path)
+    edit(tmp_path, lambda tensors: tensors["classifier.weight"].fill_(float("inf")))
+    with pytest.raises(ValueError, match="not finite classifier.weight: 72 of 72 values"):
+        load_vit(tmp_path)
+
+
+def test_a_model_without_values():
+    with torch.device("meta"):
+        original = torchvision.models.resnet18()
+    with pytest.raises(ValueError, match="without values conv1.weight: on the meta device"):
+        load_resnet(original)
+
+
+@pytest.mark.parametrize("changes, problem", [
+    ({"hidden_size": 2**20, "num_attention_heads": 16, "intermediate_size": 2**22, "num_hidden_layers": 48},
+     "expected a model of the [0-9]+ numbers that the tensors hold, got one of [0-9]+ .hidden_size 1048576"),
+    ({"num_hidden_layers": 10**7}, "expected num_hidden_layers of the 56 tensors in .*, got 10000000"),
+    ({"hidden_size": 10**12}, "expected hidden_size an integer from 1 to 16777216, got 1000000000000"),
+])
+def test_a_configuration_of_another_size_is_refused_before_anything_is_allocated(tmp_path, changes, problem):
+    """The first would take 3 PB."""
+    huggingface(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^load_vit: .*config.json: {problem}") as error:
+        load_vit(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key, value", [
+    ("hidden_size", "64"), ("hidden_size", True), ("hidden_size", 64.5), ("hidden_size", None), ("patch_size", 0),
+    ("patch_size", [4, 4, 4]), ("image_size", "16"), ("image_size", {"height": 16}), ("num_attention_heads", 0),
+    ("num_hidden_layers", -1), ("intermediate_size", []), ("num_channels", 0), ("hidden_act", ["gelu"]),
+    ("layer_norm_eps", "1e-12"), ("layer_norm_eps", -1.0), ("layer_norm_eps", float("nan")), ("qkv_bias", "no"),
+    ("id2label", ["cat", "dog", "owl"]), ("id2label", {"0": "cat", "1": "dog", "x": "owl"}), ("id2label", {"0": 7}),
+    ("id2label", {"1": "cat", "2": "dog", "3": "owl"}), ("model_type", 5), ("model_type", ["vit"]),
+])
+def test_keys_of_config_json(tmp_path, key, value):
+    huggingface(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {key: value}), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^load_vit: {path}: expected {key} .*, got ") as error:
+        load_vit(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("content, problem", [
+    (b"[]", r": expected an object of names and values, got \[\]"), (b"", " is not JSON"), (b"3", ": expected an obj"),
+    (b"[" * 100_000, " is not JSON"), (b'{"a": "\xe4"}', " is not JSON .*utf-8"),
+], ids=["list", "empty", "number", "deep", "latin-1"])
+def test_json_of_something_else(tmp_path, file, content, problem):
+    huggingface(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / file}{problem}") as error:
+        load_vit(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_value_of_preprocessor_config_json(tmp_path):
+    huggingface(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text('{"resample": 99}', encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^load_vit: {path}: expected resample an integer from 0 to ., got 99$"):
+        load_vit(tmp_path)
+
+
+@pytest.mark.parametrize("labels, names", [
+    ({"num_labels": 3}, ["0", "1", "2"]), ({"num_labels": 3, "id2label": None}, ["0", "1", "2"]),
+    ({"num_labels": 7, "id2label": {"0": "a", "1": "b", "2": "c"}}, ["a", "b", "c"]),  # as transformers
+])
+def test_classes_by_number(tmp_path, labels, names):
+    huggingface(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["id2label"], config["label2id"]
+    path.write_text(json.dumps(config | labels), encoding="utf-8")
+    assert load_vit(tmp_path).class_names == names
+
+
+@pytest.mark.parametrize("about, problem", [
+    ({"class_names": "abcde"}, ": expected class_names a list of strings, got 'abcde'"),
+    ({"class_names": [1, 2, 3, 4, 5]}, r": expected class_names a list of strings, got \[1, 2, 3, 4, 5\]"),
+    ({"preprocessor_config": []}, r": expected preprocessor_config an object of names and values, got \[\]"),
+    ({"preprocessor_config": {"image_std": 0}}, ": preprocessor_config: expected image_std a finite number .*, got 0"),
+    ([], r": expected an object of names and values, got \[\]"),
+])
+def test_keys_beside_a_file(tmp_path, about, problem):
+    torch.save(narrow().state_dict(), tmp_path / "weights.pth")
+    (tmp_path / "weights.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{tmp_path}/weights.json{problem}"):
+        load_resnet(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("metadata, problem", [
+    ({"class_names": "abcde"}, "class_names in .*weights.safetensors is not JSON"),
+    ({"class_names": "{}"}, "class_names in .*weights.safetensors: expected a list of strings, got {}"),
+    ({"preprocessor_config": '{"size": 0}'}, "weights.safetensors: preprocessor_config: expected size .*, got 0"),
+])
+def test_keys_in_a_files_metadata(tmp_path, metadata, problem):
+    file = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(narrow().state_dict(), file, {"format": "pt", **metadata})
+    with pytest.raises(ValueError, match=problem):
+        load_resnet(file)
+
+
+def test_names_in_any_script_whatever_the_locale(tmp_path):
+    """Files are UTF-8, also where Python would take them for ASCII."""
+    names = ["Kätzchen", "собака", "猫", "d", "e"]
+    torch.save(narrow().state_dict(), tmp_path / "weights.pth")
+    (tmp_path / "weights.json").write_text(json.dumps({"class_names": names}, ensure_ascii=False), encoding="utf-8")
+    code = "import sys; from course.load_weights import load_resnet; print(ascii(load_resnet(sys.argv[1]).class_names))"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = subprocess.run([sys.executable, "-c", code, tmp_path / "weights.pth"], env=environment, check=True,
+                           capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert found.stdout.strip() == ascii(names)
+
+
+# -- Other ResNets, and models that only look like one -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2"])
+@pytest.mark.parametrize("kind", ["model", "pth"])
+def test_resnext_and_wide_resnet(tmp_path, name, kind):
+    original = randomise_norms(getattr(torchvision.models, name)(num_classes=7).eval())
+    source = original
+    if kind == "pth":
+        source = tmp_path / "weights.pth"
+        torch.save(original.state_dict(), source)
+    model = load_resnet(source, layers=torch.nn)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(images), original(images), rtol=1e-4, atol=1e-4)
+    again = original_resnet(source)
+    assert torch.equal(again(images), original(images))
+
+
+def randomise_norms(model):
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                tensor.copy_(torch.rand_like(tensor) * 0.5 + 0.5)
+    return model
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_resnet_of_torchvision_is_recognised(name):
+    with torch.device("meta"):
+        tensors = getattr(torchvision.models, name)(num_classes=7).state_dict()
+    found = {key: t.shape for key, t in resnet_for(tensors, torch.nn).state_dict().items()}
+    assert found == {key: t.shape for key, t in tensors.items()}
+
+
+@pytest.mark.parametrize("width, groups, width_per_group", [
+    (4, 2, 64), (12, 1, 128), (8, 4, 16), (16, 4, 8), (12, 1, 40),
+])
+def test_groups_and_widths_are_inferred(width, groups, width_per_group):
+    with torch.device("meta"):
+        tensors = TorchvisionResNet(Bottleneck, [3, 4, 6, 3], 7, width, groups, width_per_group).state_dict()
+    found = {key: t.shape for key, t in resnet_for(tensors, torch.nn).state_dict().items()}
+    assert found == {key: t.shape for key, t in tensors.items()}
+
+
+def test_weights_of_another_architecture_are_not_downloaded(monkeypatch):
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ValueError, match="expected weights of resnet18, .*, got ViT_B_16_Weights.IMAGENET1K_V1"):
+        load_resnet("ViT_B_16_Weights.IMAGENET1K_V1")
+
+
+class Doubled(torchvision.models.ResNet):
+    def forward(self, images):
+        return super().forward(images) * 2
+
+
+class Broken(torchvision.models.ResNet):
+    def forward(self, images):
+        raise RuntimeError("no such kernel\nat all")
+
+
+def replace(name, layer):
+    def change(model):
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, layer)
+    return change
+
+
+@pytest.mark.parametrize("change, problem", [
+    (replace("layer1.0.relu", torch.nn.LeakyReLU()), "expected layer1.0.relu to be ReLU, got LeakyReLU"),
+    (replace("relu", torch.nn.ReLU6()), "expected relu to be ReLU, got ReLU6"),
+    (replace("avgpool", torch.nn.AdaptiveMaxPool2d(1)), "expected avgpool to be AdaptiveAvgPool2d, got AdaptiveMax"),
+    (replace("avgpool", torch.nn.AdaptiveAvgPool2d((1, 2))), r"expected avgpool with output_size 1, got \(1, 2\)"),
+    (lambda model: setattr(model.maxpool, "ceil_mode", True), "expected maxpool with ceil_mode False, got True"),
+    (replace("layer2.0.conv1", torch.nn.Conv2d(4, 8, 3, (2, 1), 1, bias=False)),
+     r"expected layer2.0.conv1 with stride \(2, 2\), got \(2, 1\)"),
+    (replace("layer2.0.conv1", torch.nn.Conv2d(4, 8, 3, 2, 1, bias=False, padding_mode="circular")),
+     "expected layer2.0.conv1 with padding_mode zeros, got circular"),
+    (lambda model: setattr(model.layer1[0].bn1, "eps", 1e-3), "expected layer1.0.bn1 with eps 1e-05, got 0.001"),
+    (lambda model: setattr(model.layer1[1], "downsample", torch.nn.AvgPool2d(1)),
+     "expected layer1.1.downsample to be Identity, got AvgPool2d"),
+    (lambda model: setattr(model, "__class__", Doubled), "another: with its own weights its logits for one image"),
+    (lambda model: setattr(model, "__class__", Broken), "another: no such kernel$"),
+    (lambda model: model.register_forward_hook(lambda *args: args[2].softmax(1)), "another: with its own weights"),
+    (lambda model: model.register_forward_hook(lambda *args: {"logits": args[2]}),
+     r"another: expected logits \(1, 5\), got dict"),
+])
+def test_resnet_that_computes_something_else_is_refused_and_left_as_it_was(change, problem):
+    original = narrow()
+    change(original)
+    before, random = copy.deepcopy(original.state_dict()), torch.get_rng_state()
+    original.train()
+    original.layer2.eval()
+    with pytest.raises(ValueError, match=f"^load_resnet: .*{problem}"):
+        load_resnet(original, layers=torch.nn)
+    assert torch.equal(random, torch.get_rng_state())
+    assert original.training and not original.layer2.training and original.layer3.training
+    assert all(torch.equal(t, before[name]) for name, t in original.state_dict().items())
+
+
+def test_a_difference_that_the_models_own_weights_hide():
+    """The last norm of each block is 0, as zero_init_residual makes it: what is before it makes no difference yet."""
+    original = narrow()
+    for stage in (original.layer1, original.layer2, original.layer3, original.layer4):
+        for block in stage:
+            torch.nn.init.zeros_(block.bn2.weight)
+    original.layer3[1].bn1.forward = lambda x: torch.nn.functional.instance_norm(x)
+    with pytest.raises(ValueError, match="another: with random weights its logits for one image are up to"):
+        load_resnet(original, layers=torch.nn)
+
+
+def test_models_that_compute_the_same(tmp_path):
+    """In a wrapper, in half precision, with pairs where ours has one number, with the frozen norms of detectors."""
+    original = narrow()
+    frozen = copy.deepcopy(original)
+    for name, layer in list(frozen.named_modules()):
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            norm = FrozenBatchNorm2d(layer.num_features)
+            norm.load_state_dict(layer.state_dict())
+            replace(name, norm)(frozen)
+    pairs = copy.deepcopy(original)
+    pairs.maxpool, pairs.avgpool = torch.nn.MaxPool2d((3, 3), (2, 2), (1, 1)), torch.nn.AdaptiveAvgPool2d((1, 1))
+    pairs.layer1[0].bn1.momentum = 0.01  # for training alone
+    for source in (torch.nn.DataParallel(original), torch.compile(original), frozen, pairs, original.train()):
+        assert torch.equal(load_resnet(source, layers=torch.nn).fc.weight, original.fc.weight)
+    assert torch.equal(load_resnet(copy.deepcopy(original).half()).fc.weight, original.fc.weight.half().float())
 
 
 # -- The shipped checkpoints -------------------------------------------------------------------------------------------

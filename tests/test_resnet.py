@@ -9,7 +9,10 @@ from tests.compare import assert_close_to_original, assert_layers_like_pytorch
 from tests.profile_kernels import assert_triton_only, peak_memory
 from tests.test_nn import randomise
 
-NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+NAMES = [
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
+]
 
 
 def twins(name, device="cpu", dtype=torch.float32, **options):
@@ -29,7 +32,7 @@ def test_parameters_are_torchvisions(name):
     assert tensors == {key: (t.shape, t.dtype) for key, t in original.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_architecture_is_torchvisions(name):
     original = getattr(torchvision.models, name)(num_classes=7).eval()
     randomise(original)
@@ -50,7 +53,9 @@ def test_initial_weights_are_torchvisions():
 @pytest.mark.parametrize("name, options, size", [
     ("resnet18", {"num_classes": 10, "width": 12}, (32, 32)), ("resnet18", {"in_channels": 1, "width": 8}, (33, 47)),
     ("resnet34", {"width": 7}, (40, 32)), ("resnet50", {"num_classes": 1, "width": 8}, (32, 32)),
-])  # fmt: skip
+    ("resnext50_32x4d", {"num_classes": 3, "width": 16}, (32, 32)),
+    ("wide_resnet50_2", {"num_classes": 3, "width": 4}, (32, 32)),
+])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
 def test_like_pytorch(name, options, size, memory_format, device, ieee):
     ours, theirs = twins(name, device, **options)
@@ -59,6 +64,12 @@ def test_like_pytorch(name, options, size, memory_format, device, ieee):
     got, want = ours(x), theirs(x)
     assert got.shape == (2, options.get("num_classes", 1000))
     assert_close_to_original("fc", got, want)
+
+
+@pytest.mark.parametrize("options", [{"groups": 2}, {"width_per_group": 128}])
+def test_basic_blocks_have_no_groups(options):
+    with pytest.raises(ValueError, match="ResNet: expected groups 1 and width_per_group 64 of blocks that are no"):
+        resnet.ResNet(resnet.BasicBlock, (1, 1, 1, 1), **options)
 
 
 def test_half(device):

@@ -20,6 +20,13 @@ def test_wrong_values_never_pass(wrong):
     assert not row.within(torch.float32)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("-inf")])
+def test_logits_that_are_not_finite(wrong):
+    verify.check_finite(torch.zeros(1, 10), "cat.png")
+    with pytest.raises(ValueError, match="^expected finite logits for cat.png, got 1 of 10 NaN or infinite$"):
+        verify.check_finite(torch.zeros(10).index_fill(0, torch.tensor(3), wrong), "cat.png")
+
+
 def test_unequal_shapes():
     with pytest.raises(ValueError, match=r"verify: expected x of shape \(2,\), got \(3,\)"):
         verify.layer_error("x", torch.zeros(2), torch.zeros(3))
@@ -46,18 +53,10 @@ def test_pairs_cover_every_layer_of_resnet():
 
 def test_agreement_counts_images(device):
     model = ViT(ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                          intermediate_size=16, num_labels=3), layers=torch.nn).eval()  # fmt: skip
+                          intermediate_size=16, num_labels=3), layers=torch.nn).eval()
     other = copy.deepcopy(model)
     other.head.bias += torch.tensor([100.0, 0.0, 0.0])  # answers 0, whatever it sees
     images = [torch.randn(5, 3, 8, 8), torch.randn(2, 3, 8, 8)]
     zeros = sum((model(batch).argmax(1) == 0).sum().item() for batch in images)
     assert verify.agreement(model, other, images) == (zeros, 7)
     assert verify.agreement(model, model, images).share == 1.0
-
-
-def test_full_precision_is_put_back():
-    before = torch.backends.cudnn.allow_tf32
-    with pytest.raises(KeyError), verify.full_precision():
-        assert not torch.backends.cudnn.allow_tf32
-        raise KeyError
-    assert torch.backends.cudnn.allow_tf32 == before

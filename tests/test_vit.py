@@ -1,6 +1,7 @@
 import copy
 import functools
 
+import numpy as np
 import pytest
 import torch
 from transformers import ViTConfig as HuggingFaceConfig
@@ -12,13 +13,13 @@ from tests.compare import assert_layers_like_pytorch
 from tests.profile_kernels import assert_triton_only, peak_memory
 
 TINY = dict(image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
-            intermediate_size=80, num_labels=10)  # fmt: skip
+            intermediate_size=80, num_labels=10)
 
 CONFIGS = [
     {}, {"qkv_bias": False, "hidden_act": "relu"}, {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3},
     {"hidden_act": "gelu_pytorch_tanh", "num_attention_heads": 1}, {"image_size": (24, 44), "num_channels": 1},
     {"patch_size": 7, "num_hidden_layers": 1, "intermediate_size": 1}, {"num_labels": 0},
-]  # fmt: skip
+]
 
 
 def twins(config, device="cpu", dtype=torch.float32):
@@ -45,7 +46,7 @@ def from_hugging_face(tensors):
             ("layernorm", "norm"), ("o_proj", "output"), ("fc1", "hidden"), ("fc2", "output"), ("classifier", "head"),
             ("cls_token", "class_token"), ("position_embeddings", "positions"),
             ("patch_embeddings.projection", "patches"),
-        ]:  # fmt: skip
+        ]:
             name = name.replace(theirs, ours)
         renamed[name] = t
     for name in [name for name in renamed if ".q_proj." in name]:
@@ -61,7 +62,7 @@ def test_architecture_is_hugging_faces(changes):
     options["patch_size"] = config.patch_size[0]
     original = ViTForImageClassification(HuggingFaceConfig(
         **options, num_labels=config.num_labels, attn_implementation="eager", initializer_range=0.2
-    )).eval()  # fmt: skip
+    )).eval()
     for p in original.parameters():
         p.add_(0.1 * torch.randn_like(p))  # none of them 0 or 1
     model = ViT(config, layers=torch.nn).eval()
@@ -109,17 +110,27 @@ def test_every_step_is_a_submodule(device):
             "norm2": hidden, "mlp.hidden": mlp, "mlp.activation": mlp, "mlp.output": hidden, "mlp": hidden, "": hidden,
         }.items()},
         "norm": hidden, "head": (2, 10), "": (2, 10),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("options, message", [
     ({"hidden_size": 50}, "ViT: expected hidden_size a multiple of 4 heads, got 50"),
+    ({"hidden_size": "48"}, "ViT: expected hidden_size an integer from 1 to 16777216, got '48'"),
+    ({"patch_size": 0}, "ViT: expected patch_size an integer from 1 to .*, or a list of 2, each an integer .*, got 0"),
+    ({"image_size": (32, 32, 3)}, r"ViT: expected image_size an integer .* got \(32, 32, 3\)"),
+    ({"layer_norm_eps": float("inf")}, "ViT: expected layer_norm_eps a finite number of at least 0, got inf"),
+    ({"qkv_bias": 1}, "ViT: expected qkv_bias true or false, got 1"),
     ({"hidden_act": "silu"}, "ViT: expected hidden_act among gelu, gelu_new, gelu_pytorch_tanh, relu, got 'silu'"),
     ({"image_size": (7, 32)}, r"ViT: expected image_size at least patch_size \(8, 8\), got \(7, 32\)"),
-])  # fmt: skip
+])
 def test_bad_config(options, message):
     with pytest.raises(ValueError, match=message):
         ViTConfig(**{**TINY, **options})
+
+
+def test_integers_of_numpy():
+    config = ViTConfig(**{name: np.int64(value) for name, value in TINY.items()})
+    assert config == ViTConfig(**TINY) and config.grid == (4, 4)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 40), (2, 1, 32, 32), (3, 32, 32)])

@@ -29,7 +29,7 @@ def make_vit():
         image_size=DIGIT_SIZE, patch_size=8, hidden_size=64, num_hidden_layers=6, num_attention_heads=4,
         intermediate_size=192, id2label=dict(enumerate(CLASS_NAMES)),
         label2id={name: int(name) for name in CLASS_NAMES},
-    )  # fmt: skip
+    )
     return transformers.ViTForImageClassification(config)
 
 
@@ -93,10 +93,10 @@ def train_resnet18():
     preprocessing = {
         "size": {"height": DIGIT_SIZE, "width": DIGIT_SIZE}, "resample": 2,
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-    }  # fmt: skip
+    }
     save_file(model.state_dict(), FOLDER / "resnet18-digits.safetensors", metadata={
         "format": "pt", "class_names": json.dumps(CLASS_NAMES), "preprocessor_config": json.dumps(preprocessing),
-    })  # fmt: skip
+    })
     return accuracy(model, logits)
 
 

@@ -8,8 +8,11 @@ import torch
 class Packing:
     """Tensors computed from a model's parameters, and computed again, in place, when those have changed.
 
-    In place, because CUDA graphs go on reading from where the tensors were when they were captured. The model is
-    not kept alive: once nobody else holds it, its memory is free, and the packed tensors stay as they are.
+    In place, because CUDA graphs go on reading from where the tensors were when they were captured. The model is not
+    kept alive: once nothing else refers to it, its memory is free, and the packed tensors stay as they are.
+
+    What has changed is seen from the numbers of versions that PyTorch counts. It counts no write to `weight.data`: for
+    that there is `refresh`.
     """
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype):
@@ -20,6 +23,7 @@ class Packing:
         tensors = [t for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]
         self.watched = [weakref.ref(t) for t in tensors]
         self.versions = [t._version for t in tensors]
+        self.addresses = addresses(model)
 
     @torch.no_grad()
     def add(
@@ -39,18 +43,39 @@ class Packing:
     @torch.no_grad()
     def follow(self) -> None:
         """Computes everything again if a parameter or buffer was written to since the last time."""
+        if self.model() is None:
+            return
+        try:
+            versions = [t()._version for t in self.watched]
+        except AttributeError:  # of None; some are shared: graphs would go on reading what was there before
+            raise new_tensors() from None
+        if versions != self.versions:
+            self.compute()
+            self.versions = versions
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Computes everything again."""
         model = self.model()
         if model is None:
-            return
-        tensors = [t() for t in self.watched]
-        if any(t is None for t in tensors):  # some are shared: graphs would go on reading what was there before
-            raise RuntimeError("optimize: expected the model's own parameters and buffers, got new ones: "
-                               "call course.optimize on it again")  # fmt: skip
-        versions = [t._version for t in tensors]
-        if versions != self.versions:
-            for tensor, compute, modules in self.packed:
-                tensor.copy_(compute(*(module() for module in modules)))
-            self.versions = versions
+            raise RuntimeError("refresh: expected the model to exist, but nothing has referred to it since optimize")
+        if addresses(model) != self.addresses:
+            raise new_tensors()
+        self.compute()
+
+    def compute(self) -> None:
+        for tensor, compute, modules in self.packed:
+            tensor.copy_(compute(*(module() for module in modules)))
+
+
+def addresses(model: torch.nn.Module) -> list[int]:
+    """Where the model's parameters and buffers lie."""
+    return [t.data_ptr() for t in (*model.parameters(), *model.buffers())]
+
+
+def new_tensors() -> RuntimeError:
+    return RuntimeError("optimize: expected the model's own parameters and buffers, got new ones: "
+                        "call course.optimize on it again")
 
 
 def is_view(t: torch.Tensor, of: torch.Tensor) -> bool:

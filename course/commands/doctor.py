@@ -10,6 +10,7 @@ import torch
 import triton
 
 from course import runtime
+from course.commands import extras
 from course.kernels import add
 
 PACKAGES = ("torch", "triton", "torchvision", "transformers", "jupyterlab", "matplotlib", "nbval", "scikit-learn")
@@ -26,7 +27,7 @@ class Finding(NamedTuple):
 def findings() -> Iterator[Finding]:
     """Looks at the machine, the packages and a first kernel, in the order in which one would repair them."""
     yield Finding("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-                             f"Python {platform.python_version()}")  # fmt: skip
+                             f"Python {platform.python_version()}")
     yield from _packages()
     yield from _gpu()
     yield _first_kernel()
@@ -41,35 +42,39 @@ def _packages():
             missing.append(name)
     yield Finding("packages", ", ".join(found))
     if missing:
-        yield Finding("missing", ", ".join(missing), "python -m pip install -r requirements.txt")
+        yield Finding("missing", ", ".join(missing), extras.install(missing))
 
 
 def _gpu():
     if not torch.cuda.is_available():
-        yield Finding("GPU", "none that PyTorch sees: kernels run on the CPU in Triton's interpreter, "
-                             "slowly but to the same results; timings are shown from stored runs")  # fmt: skip
+        if runtime.INTERPRET:
+            yield Finding("GPU", "none that PyTorch sees: kernels run on the CPU in Triton's interpreter, "
+                                 "slowly but to the same results; timings are shown from stored runs")
+        else:
+            yield Finding("GPU", f"none that PyTorch sees, and TRITON_INTERPRET={os.environ['TRITON_INTERPRET']} is "
+                                 "set: kernels run nowhere", "unset TRITON_INTERPRET to interpret them on the CPU")
         if shutil.which("nvidia-smi"):
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
             yield Finding("driver", f"nvidia-smi is here, but this PyTorch was built for {built}",
-                          "update the driver, or install a PyTorch built for yours: pytorch.org")  # fmt: skip
+                          "update the driver, or install a PyTorch built for yours: pytorch.org")
         return
 
     gpu = torch.cuda.get_device_properties()
     yield Finding("GPU", f"{gpu.name}, {gpu.multi_processor_count} multiprocessors, {gpu.total_memory / 2**30:.0f} "
-                         f"GiB, {torch.cuda.device_count()} in this machine")  # fmt: skip
+                         f"GiB, {torch.cuda.device_count()} in this machine")
     if runtime.INTERPRET:
         yield Finding("mode", "TRITON_INTERPRET=1 is set: kernels are interpreted on the CPU although a GPU is here",
-                      "unset TRITON_INTERPRET to use the GPU")  # fmt: skip
+                      "unset TRITON_INTERPRET to use the GPU")
         return
     if torch.version.hip is None:
         major, minor = runtime.capability()
         able = [name for name, since in (("TF32, bfloat16 and asynchronous copies", (8, 0)), ("TMA and wgmma", (9, 0)))
-                if (major, minor) >= since]  # fmt: skip
+                if (major, minor) >= since]
         yield Finding("mode", f"compiled for compute capability {major}.{minor}: {', '.join(able) or 'float16 only'}",
-                      "" if able else "Triton wants compute capability 8.0 (Ampere) or later")  # fmt: skip
+                      "" if able else "Triton wants compute capability 8.0 (Ampere) or later")
     if not any(shutil.which(cc) for cc in (os.environ.get("CC", "cc"), "gcc", "clang")):
         yield Finding("compiler", "no C compiler; Triton builds each kernel's launcher with one",
-                      "apt-get install gcc, or set CC")  # fmt: skip
+                      "apt-get install gcc, or set CC")
 
 
 def _first_kernel():
@@ -77,8 +82,9 @@ def _first_kernel():
         x, y = (torch.rand(1000, device=runtime.DEVICE) for _ in range(2))
         right = torch.equal(add(x, y), x + y)
     except Exception as error:  # whatever is broken here is what the doctor is for
-        return Finding("kernel", f"a first kernel failed: {type(error).__name__}: {str(error).splitlines()[0]}",
-                       "see posts/troubleshooting.md")  # fmt: skip
+        reason = str(error).partition("\n")[0]
+        return Finding("kernel", f"a first kernel failed: {type(error).__name__}{reason and ': '}{reason}",
+                       "see posts/troubleshooting.md")
     how = "in the interpreter" if runtime.INTERPRET else "on the GPU"
     if not right:
         return Finding("kernel", f"add ran {how} and gave a wrong sum", "reinstall PyTorch and Triton together")

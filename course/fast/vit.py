@@ -1,10 +1,11 @@
 """A ViT with fused layers, and without the work that no logit depends on.
 
-Bias, GELU and residual are finished in the linear layer's registers. Where there are FEW tokens, the blocks' norms have
-no kernels: whoever writes the tokens leaves their statistics, and the linear layer that reads them normalises its sums.
-The head reads the class token alone, so after the last block's keys and values are known, the other tokens are done: of
-that block's queries, output projection and MLP, and of the last norm, one row per image is computed where the plain
-model computes them all.
+A linear layer applies bias, GELU and residual to its sums while they are in registers. Up to FUSED_NORM_TOKENS tokens,
+the blocks' norms have no kernels of their own: the kernel that writes the tokens writes their statistics too, and the
+linear layer that reads the tokens normalises its sums with them.
+
+The head reads the class token alone. So the last block computes keys and values of all tokens, but one row an image of
+everything after them: queries, output projection, MLP, and the last norm. The plain model computes all rows.
 """
 import itertools
 from operator import attrgetter
@@ -14,18 +15,20 @@ import torch
 from course.kernels import (
     add, fold_norm, layer_norm, linear, linear_with_statistics, norm_linear, patchify, row_statistics,
     scaled_dot_product_attention,
-)  # fmt: skip
-from course.packing import Packing
+)
+from course.fast.packing import Packing
 from course.vit import ViT
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-"""HuggingFace's name: the kernels'."""
+FUSED_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+"""HuggingFace's name of an MLP's activation: its name as `activation` of `linear`."""
 
-FEW = 1024
-"""Tokens, up to which starting a norm's kernel takes longer than the linear layers' part in it."""
+FUSED_NORM_TOKENS = 1024
+"""Up to so many tokens a norm is fused into the linear layers: its own kernel would take longer to launch than their
+part in the norm takes."""
 
-STARVED = 2048
-"""Tokens, up to which a layer is so short that waiting for its weights is a good part of it."""
+PREFETCH_TOKENS = 2048
+"""Up to so many tokens a layer prefetches the next one's weights: a layer is so short that waiting for its weights is a
+good part of it."""
 
 
 class FastViT:
@@ -39,9 +42,9 @@ class FastViT:
         self.image_shape = embeddings.image_shape
         self.patch_weight = packing.add(lambda patches: patches.weight.flatten(1), embeddings.patches)
         self.added = packing.add(what_is_added, embeddings)
-        self.blocks = [FastBlock(block, model.config, packing) for block in model.blocks]
-        for block, following in itertools.pairwise(self.blocks):
-            block.mlp_output.following = following.qkv
+        self.blocks = [FastViTBlock(block, model.config, packing) for block in model.blocks]
+        for block, next_block in itertools.pairwise(self.blocks):
+            block.mlp_output.next_layer = next_block.qkv
         self.norm = FastNorm(model.norm, packing)
         self.head = FastLinear(model.head, packing) if model.config.num_labels else lambda x: x
 
@@ -56,16 +59,17 @@ class FastViT:
         return self.head(self.norm(self.blocks[-1].class_token(x, statistics)))
 
     def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(batch, tokens, hidden), the class token, then a token a patch, positions added; statistics if few."""
+        """(batch, tokens, hidden): the class token, then a token a patch, positions added; and their statistics, None
+        if the norms are not fused."""
         patches = patchify(images, self.config.patch_size)
-        if len(images) == 1 and at_most(FEW, self.added):
+        if len(images) == 1 and has_at_most(FUSED_NORM_TOKENS, self.added):
             return linear_with_statistics(patches, self.patch_weight, residual=self.added)
         x = add(linear(patches, self.patch_weight), self.added)
-        return x, row_statistics(x) if at_most(FEW, x) else None
+        return x, row_statistics(x) if has_at_most(FUSED_NORM_TOKENS, x) else None
 
 
-def at_most(tokens: int, x: torch.Tensor) -> bool:
-    """Whether `x` (..., hidden) has so few of them."""
+def has_at_most(tokens: int, x: torch.Tensor) -> bool:
+    """Whether `x` (..., hidden) has no more than so many tokens."""
     return x.numel() <= tokens * x.shape[-1]
 
 
@@ -75,22 +79,22 @@ def what_is_added(embeddings: torch.nn.Module) -> torch.Tensor:
     return torch.cat((embeddings.class_token, bias), dim=1) + embeddings.positions
 
 
-class FastBlock:
+class FastViTBlock:
     """Norm and qkv, attention, output + x, norm and hidden with its activation, output + x: five kernels or seven.
 
-    Tokens come and go with their statistics, None where there are many.
+    With the tokens (batch, tokens, hidden) it takes and returns their statistics, None if the norms are not fused.
     """
 
     def __init__(self, block: torch.nn.Module, config, packing: Packing):
         self.heads = config.num_attention_heads
         self.hidden_size = config.hidden_size
-        self.activation = ACTIVATIONS[config.hidden_act]
+        self.activation = FUSED_ACTIVATIONS[config.hidden_act]
         self.qkv = FastNormLinear(block.norm1, block.attention.qkv, packing)
         self.output = FastLinear(block.attention.output, packing)
         self.mlp_hidden = FastNormLinear(block.norm2, block.mlp.hidden, packing)
         self.mlp_output = FastLinear(block.mlp.output, packing)
-        for layer, following in itertools.pairwise((self.qkv, self.output, self.mlp_hidden, self.mlp_output)):
-            layer.following = following
+        for layer, next_layer in itertools.pairwise((self.qkv, self.output, self.mlp_hidden, self.mlp_output)):
+            layer.next_layer = next_layer
 
     def __call__(self, x: torch.Tensor, statistics: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self.mlp(*self.attend(x, *self.qkv(x, statistics).chunk(3, dim=-1)))
@@ -111,16 +115,18 @@ class FastBlock:
         return self.mlp_output.added_to(x, self.mlp_hidden(x, statistics, activation=self.activation))
 
 
-class Ahead:
-    """A linear layer that, where tokens leave it STARVED, brings the weights of the `following` one to the cache."""
+class Prefetching:
+    """A linear layer that prefetches to the L2 cache the weights of `next_layer`, if there is one."""
 
-    following = None
+    next_layer = None
 
-    def ahead(self, x: torch.Tensor) -> torch.Tensor | None:
-        return self.following.weight if self.following is not None and at_most(STARVED, x) else None
+    def prefetch(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The weights to prefetch while this layer reads `x`, None for more than PREFETCH_TOKENS tokens."""
+        has_next = self.next_layer is not None
+        return self.next_layer.weight if has_next and has_at_most(PREFETCH_TOKENS, x) else None
 
 
-class FastLinear(Ahead):
+class FastLinear(Prefetching):
     """A linear layer's packed parameters."""
 
     def __init__(self, layer: torch.nn.Linear, packing: Packing):
@@ -131,14 +137,14 @@ class FastLinear(Ahead):
         return linear(x, self.weight, self.bias)
 
     def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """residual + self(x), and if they are few, the new tokens' statistics."""
-        if at_most(FEW, residual):
-            return linear_with_statistics(x, self.weight, self.bias, residual=residual, ahead=self.ahead(x))
-        return linear(x, self.weight, self.bias, residual=residual, ahead=self.ahead(x)), None
+        """residual + self(x), and the statistics of these new tokens, None if the norms are not fused."""
+        if has_at_most(FUSED_NORM_TOKENS, residual):
+            return linear_with_statistics(x, self.weight, self.bias, residual=residual, prefetch=self.prefetch(x))
+        return linear(x, self.weight, self.bias, residual=residual, prefetch=self.prefetch(x)), None
 
 
-class FastNormLinear(Ahead):
-    """A layer norm and the linear layer behind it, folded."""
+class FastNormLinear(Prefetching):
+    """A layer norm folded into the linear layer after it."""
 
     def __init__(self, norm: torch.nn.LayerNorm, layer: torch.nn.Linear, packing: Packing):
         def folded(norm, layer):
@@ -151,10 +157,10 @@ class FastNormLinear(Ahead):
 
     def __call__(self, x: torch.Tensor, statistics: torch.Tensor | None, activation: str | None = None) -> torch.Tensor:
         x = self.prepared(x, statistics)
-        return self.part(x, statistics, None, None, activation=activation, ahead=self.ahead(x))
+        return self.part(x, statistics, None, None, activation=activation, prefetch=self.prefetch(x))
 
     def prepared(self, x: torch.Tensor, statistics: torch.Tensor | None) -> torch.Tensor:
-        """`x` as it is where its statistics are known, or else normalised, by a kernel."""
+        """`x` as it is if its statistics are given, otherwise normalised by a kernel of its own."""
         return x if statistics is not None else layer_norm(x, x.shape[-1:], eps=self.eps)
 
     def part(

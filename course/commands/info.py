@@ -1,6 +1,37 @@
 """What a model is made of: its layers, their outputs, parameters and floating-point operations."""
+import sys
+
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
+
+from course.commands.models import SHIPPED, kind, read
+from course.formats.resnet import KNOWN, resnet_for
+from course.vit import ViT
+
+IMAGENET = (224, 224)
+
+
+def info(model: str) -> int:
+    """Layers, parameters and operations. A bare name is the architecture as for ImageNet, without any weights."""
+    if model in SHIPPED or model in KNOWN:
+        network, size = architecture(model), IMAGENET
+        print(f"{model}: {kind(network)}, as for ImageNet, without weights", file=sys.stderr)
+    else:
+        network = read(model, layers=torch.nn)
+        size = network.preprocess(Image.new("RGB", (640, 480))).shape[-2:]
+    print(layer_table(network.to("meta").eval(), torch.empty(1, 3, *size, device="meta")))
+    return 0
+
+
+def architecture(name: str) -> torch.nn.Module:
+    """Of that name, on torch.nn's layers and the meta device, where nothing has memory."""
+    with torch.device("meta"):
+        if name == "vit":
+            return ViT(layers=torch.nn)
+        import torchvision
+
+        return resnet_for(torchvision.models.get_model(name, weights=None).state_dict(), torch.nn)
 
 
 def layer_table(model: torch.nn.Module, image: torch.Tensor) -> str:
@@ -36,10 +67,10 @@ def layer_table(model: torch.nn.Module, image: torch.Tensor) -> str:
             parameters = sum(p.numel() for p in layer.parameters(recurse=not children))
             rows.append((name, type(layer).__name__, "×".join(map(str, shapes[name])), parameters, own))
     rows.append(("total", root, "×".join(map(str, shapes[""])), sum(p.numel() for p in model.parameters()),
-                 flops["Global"]))  # fmt: skip
+                 flops["Global"]))
 
     width = max(len(name) for name, *_ in rows)
     lines = [f"{'layer':{width}}  {'kind':17}  {'output':>14}  {'parameters':>11}  {'GFLOP':>7}"]
-    for name, kind, shape, parameters, own in rows:
-        lines.append(f"{name:{width}}  {kind:17}  {shape:>14}  {parameters:11,}  {own / 1e9:7.3f}")
+    for name, layer, shape, parameters, own in rows:
+        lines.append(f"{name:{width}}  {layer:17}  {shape:>14}  {parameters:11,}  {own / 1e9:7.3f}")
     return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The fast path: what `course.optimize` makes of a loaded model."""

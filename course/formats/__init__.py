@@ -1,0 +1,1 @@
+"""Other people's files: how they are read, what their keys may be, and what HuggingFace and torchvision call things."""

@@ -1,0 +1,53 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from course import runtime
+from course.__main__ import main
+from course.commands import doctor
+from course.runtime import INTERPRET
+
+
+def test_this_machine(capsys):
+    code = main(["doctor"])
+    out = capsys.readouterr().out
+    assert code == ("→" in out)  # something to repair, a missing package for instance
+    assert "is right" in out and ("interpreter" if INTERPRET else "on the GPU") in out
+
+
+@pytest.mark.parametrize("error, words", [(None, "a first kernel failed: "), (AssertionError(), "AssertionError\n")])
+def test_a_machine_where_nothing_runs(error, words, monkeypatch, capsys):
+    def fail(x, y):
+        raise error
+
+    if error is None:
+        monkeypatch.setattr(runtime, "DEVICE", torch.device("cuda:99"))
+    else:
+        monkeypatch.setattr(doctor, "add", fail)
+    assert main(["doctor"]) == 1
+    assert words in capsys.readouterr().out
+
+
+def test_no_gpu_and_no_interpreter(monkeypatch, capsys):
+    """TRITON_INTERPRET=0 on a machine without a GPU: nothing runs, and nothing says that it does."""
+    monkeypatch.setattr(runtime, "INTERPRET", False)
+    monkeypatch.setattr(runtime, "DEVICE", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(doctor, "add", lambda x, y: pytest.fail("launched"))
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "TRITON_INTERPRET=0 is set" in out and "→ unset TRITON_INTERPRET" in out
+    assert "kernels run on the CPU" not in out and "is right" not in out
+
+
+def test_it_needs_no_model():
+    """It is for machines on which the other commands' imports may fail."""
+    code = ("import sys; from course.__main__ import main; main(['doctor']); "
+            "print(*[name for name in sys.modules if name.partition('.')[0] in ('course', 'transformers', 'sklearn')])")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(out.splitlines()[-1].split())
+    assert "course.commands.doctor" in loaded
+    assert not loaded & {"transformers", "sklearn", "course.nn", "course.vit", "course.commands.models"}
