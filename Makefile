@@ -1,4 +1,4 @@
-# make learn   install, look around, open the notebooks
+# make learn   install, look around, open the first notebook
 # make demo    the same without JupyterLab
 # make test    every test and every notebook, on this machine's GPU or in Triton's interpreter
 
@@ -11,7 +11,7 @@ PYTEST  = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto
 .PHONY: learn demo test test-full lint bench clean
 
 learn: demo
-	@$(VENV)/bin/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks \
+	@$(VENV)/bin/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/start_here.ipynb \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 demo: $(VENV)/installed

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from course.lab.display import Picture
+from course.lab.pictures.picture import Picture
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "figures"

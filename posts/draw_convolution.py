@@ -2,9 +2,11 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from course.lab import draw_boxes, draw_im2col, draw_step, draw_terms, hardware
-from course.lab.display import CARD, COLOURS, GRID, INK, WIDTH, Picture
-from course.lab.drawing import finish
+from course.lab.pictures.convolution import draw_boxes, draw_im2col, draw_step, draw_terms
+from course.lab.pictures.drawing import style_axes
+from course.lab.pictures.palette import CARD, COLOURS, GRID, INK
+from course.lab.pictures.picture import WIDTH, Picture
+from course.results import hardware
 
 
 def counts() -> dict[str, float]:
@@ -31,7 +33,7 @@ def counts() -> dict[str, float]:
         "operations_us": 2 * products / gpu["matmul_bf16_tflops"] / 1e6,
         **{f"{way}_mb": moved / 1e6 for way, moved in bytes_moved.items()},
         **{f"{way}_us": moved / gpu["copy_gbps"] / 1e3 for way, moved in bytes_moved.items()},
-    }  # fmt: skip
+    }
 
 
 def draw_times() -> Picture:
@@ -48,7 +50,7 @@ def draw_times() -> Picture:
     figure = Picture(WIDTH, 3.1, "; ".join(
         [f"{' '.join(name.split())}: {us:.0f} microseconds" for name, us in times.items()]
         + [f"dashed, the multiplications: {line:.0f}"]
-    ))  # fmt: skip
+    ))
     axes = figure.add_axes((0.25, 0.2, 0.71, 0.74))
     for i, us in enumerate(times.values()):
         axes.barh(i, us, color=COLOURS[i], edgecolor=INK, linewidth=0.6, height=0.62)
@@ -58,7 +60,7 @@ def draw_times() -> Picture:
     axes.set_yticks(range(len(times)), times)
     axes.set_ylim(len(times) - 0.5, -0.85)
     axes.set_xlabel("microseconds that the bytes take at least, at an H200's measured bandwidth")
-    finish(axes)
+    style_axes(axes)
     axes.tick_params(labelsize=9.5)
     return figure
 
@@ -75,7 +77,7 @@ def draw_layouts() -> Picture:
     figure = Picture(WIDTH, height, (
         "Two maps of the same memory, 14 lines of 64 bytes. Contiguous: what a step loads lies in pieces of one to six "
         "numbers, all over it. channels_last: in three solid stretches of whole pixels."
-    ))  # fmt: skip
+    ))
     for i, (name, (to_channel, to_row, to_column)) in enumerate(layouts.items()):
         left = (WIDTH - 2 * cell * line - gap) / 2 + i * (cell * line + gap)
         place = figure.place(left, 0.25, cell * line, height - top - 0.25)

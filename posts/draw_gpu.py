@@ -2,8 +2,9 @@
 from matplotlib.patches import Rectangle
 
 from course import lab
-from course.lab.display import COLOURS, FAINT, INK, LIGHT_GREY, WIDTH, Picture
-from course.lab.drawing import finish
+from course.lab.pictures.drawing import style_axes
+from course.lab.pictures.palette import COLOURS, FAINT, INK, LIGHT_GREY
+from course.lab.pictures.picture import WIDTH, Picture
 
 WAITING, IDLE = LIGHT_GREY, "#f3f1ea"
 
@@ -97,7 +98,7 @@ def draw_waves() -> Picture:
     axes.annotate(text, (slots + 1, worst), (slots + 20, worst - 16), fontsize=9, color=INK, arrowprops=arrow)
     axes.set(xlim=(0, numbers[-1]), ylim=(0, 105))
     axes.set(xlabel="programs of the launch", ylabel="% of the GPU at work")
-    finish(axes)
+    style_axes(axes)
     return figure
 
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from matplotlib.patches import Rectangle
 
 from benchmarks.products import CONVS, conv_operations
-from course.lab.display import CARD, COLOURS, FAINT, INK, WIDTH, Picture
-from course.lab.drawing import finish
-from course.lab.speed import hardware
+from course.lab.pictures.drawing import style_axes
+from course.lab.pictures.palette import CARD, COLOURS, FAINT, INK
+from course.lab.pictures.picture import WIDTH, Picture
+from course.results import hardware
 
 SECTOR, LINE, LANES = 32, 128, 32  # bytes, bytes, threads of a warp
 USED, FETCHED = COLOURS[0], COLOURS[1]
@@ -32,7 +33,7 @@ def draw_coalescing() -> Picture:
         "every eighth element, or a column of a matrix": [32 * lane for lane in range(LANES)],
     }
     counts = {name: len(sectors(addresses)) for name, addresses in ways.items()}
-    alt = "; ".join(f"{name}: {told(count)}" for name, count in counts.items())
+    alt = "; ".join(f"{name}: {in_words(count)}" for name, count in counts.items())
     lane_height, shown = 0.92, 2 * LINE + SECTOR  # inches, bytes
     height = lane_height * len(ways) + 0.55
     figure = Picture(WIDTH, height, f"A warp's 32 lanes load 4 bytes each. {alt}")
@@ -42,12 +43,12 @@ def draw_coalescing() -> Picture:
     for i, (name, addresses) in enumerate(ways.items()):
         y = height - 0.55 - lane_height * (i + 1) + 0.22
         axes.text(left, y + 0.43, name, color=INK, fontsize=10, weight="bold")
-        axes.text(WIDTH - 0.55, y + 0.43, told(counts[name]), color=INK, fontsize=10, ha="right")
+        axes.text(WIDTH - 0.55, y + 0.43, in_words(counts[name]), color=INK, fontsize=10, ha="right")
         fetched = sectors(addresses)
         for address in range(0, shown, 4):
             colour = USED if address in addresses else FETCHED if address // SECTOR in fetched else CARD
             axes.add_patch(Rectangle((left + address // 4 * cell, y), cell, 0.3, facecolor=colour, edgecolor="#ffffff",
-                                     linewidth=0.6))  # fmt: skip
+                                     linewidth=0.6))
         for address in range(0, shown + 1, SECTOR):  # thin lines between sectors, thick ones between lines
             x, width = left + address // 4 * cell, 2.2 if address % LINE == 0 else 0.8
             axes.plot([x, x], [y - (0.05 if width > 1 else 0), y + 0.3], color=INK, linewidth=width)
@@ -58,7 +59,7 @@ def draw_coalescing() -> Picture:
     return figure
 
 
-def told(count: int) -> str:
+def in_words(count: int) -> str:
     return f"{count} sectors, {count * SECTOR:,} bytes for {4 * LANES}"
 
 
@@ -68,7 +69,7 @@ def legend(axes, x, y):
         axes.text(x + 0.28, y + 0.1, label, color=INK, fontsize=9.5, va="center")
         x += 0.5 + 0.072 * len(label)
     axes.text(WIDTH - 0.55, y + 0.1, "4 bytes a cell; thin lines part sectors, thick ones cache lines", color=INK,
-              fontsize=9.5, va="center", ha="right")  # fmt: skip
+              fontsize=9.5, va="center", ha="right")
 
 
 class Work(NamedTuple):
@@ -121,7 +122,7 @@ def draw_roofline() -> Picture:
     alt = "; ".join(
         f"{work.name}: {short(work.intensity)} operations a byte, at most {short(work.roof(gpu))} TFLOP/s"
         for kind in kinds.values() for work in kind
-    )  # fmt: skip
+    )
     figure = Picture(WIDTH, 5.6, f"The roofline of an H200, ridge at {most / copy:.0f} operations a byte. {alt}")
     axes = figure.add_axes((0.085, 0.115, 0.895, 0.85))
     low, high, bottom, top = 0.08, 5000, 0.25, 9000
@@ -135,17 +136,17 @@ def draw_roofline() -> Picture:
     ends = axes.transData.transform([(low, low * copy), (most / copy, most)])
     slope = math.degrees(math.atan2(*(ends[1] - ends[0])[::-1]))
     axes.text(7, 7 * copy * 1.3, f"memory: {gpu['copy_gbps']:,} GB/s", color=INK, fontsize=9.5, ha="center",
-              rotation=slope, rotation_mode="anchor")  # fmt: skip
+              rotation=slope, rotation_mode="anchor")
     axes.text(high / 1.15, top / 3.6, f"tensor cores, bfloat16: {most:,} TFLOP/s", color=INK, fontsize=9.5, ha="right")
     axes.text(high / 1.15, FP32_TFLOPS / 1.45, f"without tensor cores, float32: {FP32_TFLOPS} TFLOP/s", color=INK,
-              fontsize=9.5, ha="right")  # fmt: skip
+              fontsize=9.5, ha="right")
     axes.text(low * 1.2, top / 1.9, "memory-bound", color=INK, fontsize=11, weight="bold")
     axes.text(high / 1.15, top / 1.9, "compute-bound", color=INK, fontsize=11, weight="bold", ha="right")
     axes.text(most / copy / 1.08, bottom * 1.25, f"ridge: {most / copy:.0f}", color=INK, fontsize=9.5, ha="right")
     place(axes, kinds, gpu)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,.12g}")
-    finish(axes)
+    style_axes(axes)
     return figure
 
 
@@ -168,14 +169,14 @@ def place(axes, kinds, gpu):
             ((7, -5), below, "conv2d\n512→512, 7²,\nbatch 1"),
             ((-8, -56), dict(ha="center", va="top"), "conv2d 512→512, 7²,\nbatch 256"),
         ],
-    }  # fmt: skip
+    }
     for i, (kind, group) in enumerate(kinds.items()):
         for work, (offset, aligned, text) in zip(group, labels[kind]):
             x, y = work.intensity, work.roof(gpu)
             axes.plot(x, y, "o", color=COLOURS[i], markeredgecolor=INK, markeredgewidth=0.8, markersize=9, zorder=3)
             arrow = dict(arrowstyle="-", color=FAINT, linewidth=0.8, shrinkB=5) if offset[1] < -10 else None
             axes.annotate(text, (x, y), offset, textcoords="offset points", color=INK, fontsize=9, arrowprops=arrow,
-                          **aligned)  # fmt: skip
+                          **aligned)
 
 
 def draw_under_way() -> Picture:
@@ -206,10 +207,10 @@ def draw_under_way() -> Picture:
     for i, (name, under_way) in enumerate(ways.items()):
         beside = (0, -8) if reached[name] == copy else (-8, 4)
         axes.plot(under_way, reached[name], "o", color=COLOURS[i], markeredgecolor=INK, markeredgewidth=0.8,
-                  markersize=9, zorder=3)  # fmt: skip
+                  markersize=9, zorder=3)
         axes.annotate(name, (under_way, reached[name]), beside, textcoords="offset points", color=INK, fontsize=9.5,
-                      ha="right" if beside[0] else "center", va="bottom" if beside[0] else "top")  # fmt: skip
-    finish(axes)
+                      ha="right" if beside[0] else "center", va="bottom" if beside[0] else "top")
+    style_axes(axes)
     return figure
 
 

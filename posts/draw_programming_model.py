@@ -1,7 +1,8 @@
 """The pictures of programming_model.md."""
 from matplotlib.patches import Rectangle
 
-from course.lab.display import COLOURS, FAINT, INK, LIGHT_GREY, WIDTH, Picture
+from course.lab.pictures.palette import COLOURS, FAINT, INK, LIGHT_GREY
+from course.lab.pictures.picture import WIDTH, Picture
 
 WARP = 32  # threads
 IDLE = dict(facecolor="#ffffff", edgecolor="#77777f", hatch="////")
@@ -48,10 +49,10 @@ def draw_vector_add() -> Picture:
                 words(axes, left - 0.1, top - 0.32 - side * row, f"warp {row}", 8.5, ha="right")
         else:
             axes.add_patch(Rectangle((left, top - 0.45 - 3 * side), WARP * side, 4 * side, fill=False, edgecolor=INK,
-                                     linewidth=2.4))  # fmt: skip
+                                     linewidth=2.4))
     words(axes, left, 2.3, "written for one thread; the numbers are the threads", 8.5)
     words(axes, left, 0.32, "written for all 128; the compiler picks the threads: here 32, with four neighbours each, "
-          "which it loads at once", 8.5)  # fmt: skip
+          "which it loads at once", 8.5)
     return figure
 
 
@@ -81,15 +82,15 @@ def draw_divergence() -> Picture:
     others = [not p for p in positive]
     words(axes, 0.3, 4.12, "CUDA: the 32 threads of a warp at an if", 10.5, weight="bold")
     table(3.65, [("v = x[i];", everyone, everyone), ("if (v > 0) r = f(v);", positive, positive),
-                 ("else       r = g(v);", others, others), ("out[i] = r;", everyone, everyone)])  # fmt: skip
+                 ("else       r = g(v);", others, others), ("out[i] = r;", everyone, everyone)])
     words(axes, 0.3, 2.4, "Triton: 32 lanes of a block, 26 of them inside the tensor", 10.5, weight="bold")
     table(1.93, [("v = tl.load(…, mask=inside)", inside, everyone), ("f(v)", everyone, both_of(positive, inside)),
                  ("g(v)", everyone, both_of(others, inside)),
                  ("r = tl.where(v > 0, f(v), g(v))", everyone, inside),
-                 ("tl.store(…, r, mask=inside)", inside, everyone)])  # fmt: skip
+                 ("tl.store(…, r, mask=inside)", inside, everyone)])
     x = left
     for style, text in [(dict(facecolor=COLOURS[0]), "v > 0"), (dict(facecolor=COLOURS[1]), "the others"),
-                        (dict(facecolor=LIGHT_GREY), "computed, thrown away"), (IDLE, "switched off")]:  # fmt: skip
+                        (dict(facecolor=LIGHT_GREY), "computed, thrown away"), (IDLE, "switched off")]:
         cell(axes, x, 0.3, 0.22, 0.2, **style)
         words(axes, x + 0.3, 0.4, text, 8.5)
         x += 0.62 + 0.075 * len(text)
@@ -125,10 +126,10 @@ def draw_row_sum() -> Picture:
     cell(axes, sum(middle) / 2 - side / 2, 0.18, side, 0.26, facecolor=COLOURS[2])
     axes.plot([left, starts[1] + threads * side], [0.74, 0.74], color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
     for y, text in [(3.5, "elements, in registers"), (2.73, "one sum a thread"), (1.77, "one sum a warp"),
-                    (1.11, "in shared memory"), (0.31, "one sum a block")]:  # fmt: skip
+                    (1.11, "in shared memory"), (0.31, "one sum a block")]:
         words(axes, 5.1, y, text, 9.5, weight="bold")
     for y, text in [(3.08, "sum += row[j];"), (2.27, "sum += __shfl_xor_sync(…);"), (1.44, "part[warp] = sum;"),
-                    (0.74, "__syncthreads();")]:  # fmt: skip
+                    (0.74, "__syncthreads();")]:
         code(axes, 5.1, y, text, 9)
     axes.plot([7.65, 7.75, 7.75, 7.65], [3.93, 3.93, 0.18, 0.18], color=INK, linewidth=1.2)
     code(axes, 8.0, 2.05, "tl.sum(x, axis=0)", 9.5, rotation=90)

@@ -1,4 +1,4 @@
-"""Relative links and anchors in markdown, wherever it stands."""
+"""Relative links and anchors in markdown, wherever it stands, and how a text names a chapter."""
 import re
 from pathlib import Path
 
@@ -6,6 +6,12 @@ import nbformat
 
 BLOCK, CODE = re.compile(r"```.*?```", re.DOTALL), re.compile(r"`([^`\n]*)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+NUMBERED = re.compile(
+    r"\bchapters?(?:'s)?\s+(?:up\s+to\s+)?\[?\d+"  # in prose
+    r"|\[\d[^\]()]*\]\([^)\s]*\.ipynb"  # in a link
+    r"|\b\d\d_[a-z]\w*",  # in a file's name
+    re.IGNORECASE,
+)
 
 
 def notebook_text(notebook) -> str:
@@ -29,6 +35,11 @@ def anchors_in(file: Path) -> set[str]:
     if file.suffix == ".ipynb":
         return anchors(notebook_text(nbformat.read(file, as_version=4)), in_notebook=True)
     return anchors(file.read_text(), in_notebook=False)
+
+
+def numbered_chapters(text: str) -> list[str]:
+    """Where a text calls a chapter by a number. It should name it, so that a new chapter can stand anywhere."""
+    return [" ".join(found.split()) for found in NUMBERED.findall(text)]
 
 
 def links(text: str) -> list[str]:

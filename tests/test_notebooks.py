@@ -7,14 +7,17 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from benchmarks import figures
 from course import lab
-from tests.links import anchors, broken_links, notebook_text
+from tests.links import anchors, broken_links, links, notebook_text, numbered_chapters
 from tests.test_exercises import EXERCISES
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-CHAPTERS = {e.name.partition(".")[0] for e in EXERCISES}
-COMPLETE = [path for path in NOTEBOOKS if path.stem.partition("_")[2] in CHAPTERS]
+FOLDER = ROOT / "notebooks"
+CHAPTERS = [line for line in (FOLDER / "chapters.txt").read_text().splitlines() if not line.startswith("#")]
+NOTEBOOKS = [FOLDER / f"{chapter}.ipynb" for chapter in CHAPTERS]
+WITH_EXERCISES = {e.name.partition(".")[0] for e in EXERCISES}
+COMPLETE = [path for path in NOTEBOOKS if path.stem in WITH_EXERCISES]
 
 BUILD_A_KERNEL = {"vector_add", "softmax", "layer_norm", "matmul", "conv2d", "attention", "building_blocks"}
 """The chapters that go from an operation in PyTorch to the finished kernel, step by step."""
@@ -22,31 +25,31 @@ BUILD_A_KERNEL = {"vector_add", "softmax", "layer_norm", "matmul", "conv2d", "at
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_chapter = pytest.mark.parametrize("path", COMPLETE, ids=lambda path: path.stem)
 each_kernel_chapter = pytest.mark.parametrize(
-    "path", [path for path in COMPLETE if path.stem.partition("_")[2] in BUILD_A_KERNEL], ids=lambda path: path.stem
+    "path", [path for path in COMPLETE if path.stem in BUILD_A_KERNEL], ids=lambda path: path.stem
 )
 
 ENDING = ["Exercises", "Summary", "Quiz", "What comes next", "References"]
 HEADINGS = [
     "The operation in PyTorch", "The kernel, in steps", "The finished kernel", "Exercises", "The measured figure",
     "Summary", "Quiz", "What comes next", "References",
-]  # fmt: skip
+]
 
 FIGURES = {  # sentences with measured figures in them, and where those come from
-    "00_start_here": ["An H200 has {multiprocessors} multiprocessors"],
-    "01_vector_add": [
+    "start_here": ["An H200 has {multiprocessors} multiprocessors"],
+    "vector_add": [
         "an H200 has {multiprocessors} of them. This kernel leaves {multiprocessors_less_one} idle",
         "the GPU could do {operations_per_byte:.0f} for each single one",
     ],
-    "04_matmul": [
+    "matmul": [
         "An H200 has time for {operations_per_byte:.0f} operations for each byte",
         "An H200 has {multiprocessors} multiprocessors: at one program each",
         "on {multiprocessors} multiprocessors, 84 have nothing to do",
     ],
-    "05_conv2d": [
+    "conv2d": [
         "288 operations a byte, where the hardware's balance is {operations_per_byte:.0f}",
         "eight tiles of 64 × 64, for {multiprocessors} multiprocessors",
     ],
-    "06_attention": ["The GPU has time for {operations_per_byte:.0f} operations a byte"],
+    "attention": ["The GPU has time for {operations_per_byte:.0f} operations a byte"],
 }
 
 
@@ -60,6 +63,33 @@ def code_cells(notebook):
 
 def prose(notebook):
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def test_chapters_are_all_in_the_list():
+    assert sorted(CHAPTERS) == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    assert WITH_EXERCISES <= set(CHAPTERS)
+
+
+def table(text: str) -> list[str]:
+    """The notebooks that the rows of a text's tables link to, by name."""
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("| ["))
+    return [Path(target).stem for target in links(rows) if target.endswith(".ipynb")]
+
+
+def test_tables_have_the_chapters_in_their_order():
+    assert table((ROOT / "README.md").read_text()) == CHAPTERS
+    assert table(prose(read(FOLDER / "start_here.ipynb"))) == [c for c in CHAPTERS if c != "start_here"]
+
+
+def test_make_learn_opens_the_first_chapter():
+    assert f"default_url=/lab/tree/notebooks/{CHAPTERS[0]}.ipynb " in (ROOT / "Makefile").read_text()
+
+
+@each_notebook
+def test_chapters_have_names_and_no_numbers(path):
+    notebook = read(path)
+    sources = "\n\n".join(cell.source for cell in notebook.cells)
+    assert not numbered_chapters(sources) and not numbered_chapters(notebook_text(notebook))
 
 
 @each_notebook
@@ -109,7 +139,7 @@ def kernels(source: str) -> dict[str, str]:
 
 def copied_kernels(notebook):
     ours = {}
-    for file in (ROOT / "course" / "kernels").glob("*.py"):
+    for file in (ROOT / "course" / "kernels").rglob("*.py"):
         ours |= kernels(file.read_text())
     found = [kernels(re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)) for cell in code_cells(notebook)]
     return [f"{name} is {ours[shape]}" for cell in found for shape, name in cell.items() if shape in ours]
@@ -123,7 +153,7 @@ def test_no_kernel_is_copied_from_the_package(path):
 @each_chapter
 def test_anatomy(path):
     notebook = read(path)
-    assert re.match(r"# \d+ · \w", notebook.cells[0].source)
+    assert re.match(r"# [A-Z]", notebook.cells[0].source)
     opening = [cell for cell in code_cells(notebook) if any("image/png" in o.get("data", {}) for o in cell.outputs)][0]
     assert notebook.cells.index(opening) < 4, "a picture comes first"
     text = prose(notebook)
@@ -173,9 +203,8 @@ def test_quiz_explains_every_wrong_answer(path):
 @each_chapter
 def test_exercises_are_those_of_the_package(path):
     notebook = read(path)
-    chapter = path.stem.partition("_")[2]
     cells = [cell.source for cell in notebook.cells]
-    exercises = [e for e in EXERCISES if e.name.startswith(f"{chapter}.")]
+    exercises = [e for e in EXERCISES if e.name.startswith(f"{path.stem}.")]
     assert len(exercises) >= 3
     for exercise in exercises:
         at = cells.index(exercise.task)
@@ -186,7 +215,7 @@ def test_exercises_are_those_of_the_package(path):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_in_prose_are_the_measured_ones(name):
-    text = " ".join(prose(read(ROOT / "notebooks" / f"{name}.ipynb")).replace("*", "").split())
+    text = " ".join(prose(read(FOLDER / f"{name}.ipynb")).replace("*", "").split())
     h200 = lab.hardware("nvidia-h200")
     h200["multiprocessors_less_one"] = h200["multiprocessors"] - 1
     h200["operations_per_byte"] = 1e3 * h200["matmul_bf16_tflops"] / h200["copy_gbps"]
@@ -194,20 +223,24 @@ def test_figures_in_prose_are_the_measured_ones(name):
         assert sentence.format(**h200) in text
 
 
+@each_notebook
+def test_figures_that_name_their_source_are_the_stored_ones(path):
+    """As in the posts; `tests/test_text.py` tests the lint itself."""
+    problems = figures.problems(prose(read(path)))
+    assert not problems, "\n".join(problems)
+
+
 def test_the_lint_itself_finds_what_it_looks_for():
-    copy = "@triton.jit\ndef mine(p, q, r, n, F: tl.constexpr, B: tl.constexpr, E: tl.constexpr=False):\n" + "\n".join(
-        re.sub(r"\bx_ptr\b", "p", line) for line in [
-            "    o = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)", "    m = o < n",
-            "    wait_for_previous(E)", "    x = tl.load(x_ptr + o, mask=m).to(tl.float32)", "    if q is None:",
-            "        z = F(x)", "    else:", "        z = F(x, tl.load(q + o, mask=m).to(tl.float32))",
-            "    let_next_start(E)", "    tl.store(r + o, z, mask=m)",
-        ]
-    )  # fmt: skip
+    source = ast.parse((ROOT / "course" / "kernels" / "elementwise" / "pointwise.py").read_text())
+    (kernel,) = [node for node in source.body if getattr(node, "name", "") == "flat_kernel"]
+    copy = ast.unparse(kernel)
+    for ours, mine in (("flat_kernel", "mine"), ("x_ptr", "p"), ("offs", "o"), ("inside", "m")):
+        copy = re.sub(rf"\b{ours}\b", mine, copy)
     notebook = new_notebook(cells=[
         new_markdown_cell("# A heading\n[a](#A-heading) [b](#Another) [c](../README.mdx) `[d](e)` [f](https://example.org)"),
         new_code_cell(copy),
-    ])  # fmt: skip
+    ])
     assert copied_kernels(notebook) == ["mine is flat_kernel"]
     text = notebook_text(notebook)
-    problems = broken_links(text, ROOT / "notebooks", anchors(text, in_notebook=True))
+    problems = broken_links(text, FOLDER, anchors(text, in_notebook=True))
     assert problems == ["#Another", "../README.mdx"]

@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and the posts: where their links lead, and where their figures come from."""
+"""README, the other pages beside it and the posts: where their links lead, and where their figures come from."""
 import importlib
 import json
 import re
@@ -9,13 +9,14 @@ import pytest
 
 from benchmarks import figures
 from benchmarks.__main__ import main
-from course.lab.display import Picture
+from course.lab.pictures.picture import Picture
 from posts.draw import FOLDER, drawings, shown, words
-from tests.links import anchors, broken_links, links
+from tests.links import anchors, broken_links, links, numbered_chapters
 
 ROOT = Path(__file__).parents[1]
 POSTS = sorted((ROOT / "posts").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *POSTS]
+PAGES = [*sorted(ROOT.glob("*.md")), *POSTS]
+SOURCES = [file for folder in ("course", "benchmarks", "posts", "tests") for file in (ROOT / folder).rglob("*.py")]
 HARDWARE = json.loads((ROOT / "benchmarks" / "results" / "nvidia-h200" / "hardware.json").read_text())
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -27,6 +28,16 @@ def test_links_lead_somewhere(path):
     text = path.read_text()
     problems = broken_links(text, path.parent, anchors(text, in_notebook=False))
     assert not problems, problems
+
+
+@each_page
+def test_chapters_have_names_and_no_numbers(path):
+    assert not numbered_chapters(path.read_text())
+
+
+def test_chapters_have_no_numbers_in_the_code_either():
+    found = {str(file.relative_to(ROOT)): numbered_chapters(file.read_text()) for file in SOURCES}
+    assert not {file: numbers for file, numbers in found.items() if numbers}
 
 
 @each_page
@@ -77,7 +88,7 @@ class TestFigures:
         ("1<!-- = open('README.md') -->", "NameError"),
         ('1<!-- = kernel("add", "1", "fp64", "course").gbps -->', "LookupError: kernel: 0 rows are stored for add, 1"),
         ('1<!-- = notebook("vector_add", 3, "PyTorch").gbps -->', "LookupError: vector_add: 0 rows"),
-    ])  # fmt: skip
+    ])
     def test_wrong(self, text, words):
         assert words in figures.problems(text)[0]
 
@@ -92,7 +103,7 @@ class TestFigures:
         races = {
             ("conv2d", "1×3", "fp16"): 2.0, ("conv2d", "1×9", "fp16"): 8.0, ("conv2d", "16×3", "fp16"): 5.0,
             ("add", "1", "fp16"): 7.0,
-        }  # fmt: skip
+        }
         races = {cell: SimpleNamespace(ratio=ratio) for cell, ratio in races.items()}
         table = SimpleNamespace(rows=[], races=lambda: races)
         monkeypatch.setattr(figures, "read", lambda what, gpu: table)
@@ -116,6 +127,19 @@ class TestFigures:
         assert main(["posts"]) == 0
         assert (tmp_path / "a.md").read_text() == "2<!-- = 2 -->"
         assert capsys.readouterr().out == "a.md\n"
+
+
+@pytest.mark.parametrize("text, found", [
+    (f"as in chapter {4}.", [f"chapter {4}"]),
+    (f"Chapter\n{2}'s tiles", [f"Chapter {2}"]),
+    (f"chapters {2} and {6}", [f"chapters {2}"]),
+    (f"chapters [{1}](vector_add.ipynb)", [f"chapters [{1}"]),
+    (f"[{4} · Matrix product](matmul.ipynb)", [f"[{4} · Matrix product](matmul.ipynb"]),
+    (f"[{4:02}_matmul.ipynb](x)", [f"{4:02}_matmul"]),
+    ("the chapter on [matrix products](matmul.ipynb), 3 of 10_000 chapters; programming-guide/chapter-1", []),
+])
+def test_numbers_of_chapters_are_found(text, found):
+    assert numbered_chapters(text) == found
 
 
 def test_the_lint_itself_finds_what_it_looks_for(tmp_path):

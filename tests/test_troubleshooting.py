@@ -24,7 +24,8 @@ import xdist.plugin
 from triton.language.extra import cuda, libdevice
 from triton.runtime.errors import OutOfResources
 
-from course.kernels import _checks, matmul, relu
+from course.kernels import matmul, relu
+from course.kernels.parts import checks
 
 ROOT = Path(__file__).parents[1]
 POST = " ".join((ROOT / "posts" / "troubleshooting.md").read_text().split())
@@ -180,7 +181,7 @@ def compile_all() -> dict[str, object]:
 
     def compiled(kernel, dtype, constexprs, capability=90, **options):
         signature = {name: "constexpr" if name in constexprs else dtype if name.endswith("ptr") else "i32"
-                     for name in kernel.arg_names}  # fmt: skip
+                     for name in kernel.arg_names}
         aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name not in constexprs}
         source = ASTSource(kernel, signature=signature, constexprs=constexprs, attrs=aligned)
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -199,7 +200,7 @@ def compile_all() -> dict[str, object]:
     found["eight stages"] = compiled(product, "*fp16", tiles, num_stages=8).metadata.shared
     for dtype, precision, capability in [
         ("fp32", None, 90), ("fp32", "tf32", 90), ("fp32", "ieee", 90), ("fp16", None, 90), ("fp16", None, 75),
-    ]:  # fmt: skip
+    ]:
         kernel = compiled(product, f"*{dtype}", {"SIDE": 16, "STEP": 16, "PRECISION": precision}, capability)
         found[f"tensor cores: {dtype}, {precision}, {capability}"] = "mma" in kernel.asm["ptx"]
     found["switches"] = [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
@@ -211,7 +212,7 @@ def found():
     done = subprocess.run(
         [sys.executable, "-m", "tests.test_troubleshooting"], cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "TRITON_INTERPRET": "0"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -234,7 +235,7 @@ def test_what_the_interpreter_takes(kernel, words):
 @pytest.mark.parametrize("kernel, words", [
     (takes_an_element, "'int' object is not iterable"),
     (replaces_an_element, "'tensor' object does not support item assignment"),
-], ids=["takes", "replaces"])  # fmt: skip
+], ids=["takes", "replaces"])
 def test_what_the_interpreter_says_of_elements(kernel, words):
     with pytest.raises(Exception) as error:
         kernel[(1,)](torch.ones(4), 4)
@@ -308,7 +309,7 @@ def counted(x_ptr, n):
     (dependent_launch, (), "Did you forget to add @triton.jit ?"),
     pytest.param(counted, (4,), "only 0-dimensional arrays can be converted to Python scalars",
                  marks=pytest.mark.skipif(TRITON >= (3, 7), reason="repaired in Triton 3.7")),
-], ids=["assembly", "libdevice", "dependent launch", "range"])  # fmt: skip
+], ids=["assembly", "libdevice", "dependent launch", "range"])
 def test_what_the_interpreter_lacks(kernel, args, words):
     with pytest.raises(Exception) as error:
         kernel[(1,)](torch.ones(4), *args)
@@ -407,7 +408,7 @@ def test_what_pytorch_says_without_a_gpu(monkeypatch):
 
 @pytest.mark.parametrize("number, words", [
     (700, "an illegal memory access was encountered"), (900, "operation not permitted when stream is capturing"),
-])  # fmt: skip
+])
 def test_what_cuda_says(number, words):
     if not torch.version.cuda:
         pytest.skip("not a CUDA build of PyTorch")
@@ -432,22 +433,23 @@ def test_no_c_compiler(monkeypatch):
 @pytest.mark.parametrize("python, words", [
     ("case $1 in -c) exit 1;; *) echo Python 3.9.2;; esac", "course needs Python 3.11 or later"),
     ("case $1 in -m) exit 1;; esac", "python3 -m venv failed"),
-], ids=["old", "no venv"])  # fmt: skip
+], ids=["old", "no venv"])
 def test_what_make_says(tmp_path, python, words):
     if not shutil.which("make"):
         pytest.skip("there is no make here")
     (tmp_path / "python").write_text(f"#!/bin/sh\n{python}\n")
     (tmp_path / "python").chmod(0o755)
     done = subprocess.run(["make", "-s", "demo", f"VENV={tmp_path}/venv", f"PYTHON={tmp_path}/python"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+                          capture_output=True, text=True)
     assert done.returncode != 0
     quoted(words, done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("call, words", [
     (lambda: relu(torch.ones(3, requires_grad=True)), "requires a gradient and this kernel has no backward"),
-    (lambda: matmul(torch.ones(3, 3), torch.ones(3, 3).half()), "expected b in torch.float32 as a, got torch.float16"),
-], ids=["gradient", "dtype"])  # fmt: skip
+    (lambda: matmul(torch.ones(3, 3), torch.ones(3, 3).half()),
+     "expected other in torch.float32 as input, got torch.float16"),
+], ids=["gradient", "dtype"])
 def test_what_the_kernels_refuse(call, words):
     with torch.enable_grad(), pytest.raises((TypeError, ValueError)) as error:
         call()
@@ -455,10 +457,10 @@ def test_what_the_kernels_refuse(call, words):
 
 
 def test_a_tensor_in_the_cpu_s_memory(monkeypatch):
-    monkeypatch.setattr(_checks, "INTERPRET", False)
+    monkeypatch.setattr(checks, "INTERPRET", False)
     with pytest.raises(ValueError) as error:
-        _checks.check_device("relu", "x", torch.ones(3))
-    quoted("expected x on a GPU, got cpu", str(error.value))
+        checks.check_device("relu", "input", torch.ones(3))
+    quoted("expected input on a GPU, got cpu", str(error.value))
 
 
 def test_workers(monkeypatch):
