@@ -2,6 +2,7 @@
 
     python -m benchmarks models --providers peers --budget 540    # the peers, as many as fit in nine minutes
     python -m benchmarks models --providers best                  # then ours and each cell's best peer, side by side
+    python -m benchmarks models --check                           # have ours become slower than the stored figures say?
 """
 import argparse
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Collection
 
 from benchmarks import figures, report
 from course import results, runtime
+from course.files import write_whole
 
 POSTS = results.ROOT / "posts"
 
@@ -18,12 +20,17 @@ def main(argv: list[str] | None = None) -> int:
     commands = top.add_subparsers(required=True, dest="command", metavar="command")
     for what in ("kernels", "models"):
         sub = commands.add_parser(what, help=f"measure {what} beside their peers, and store the results")
-        sub.add_argument("--quick", action="store_true", help="few sizes, nothing compiled for long, nothing stored")
+        how = sub.add_mutually_exclusive_group()
+        how.add_argument("--quick", action="store_true", help="few sizes, nothing compiled for long, nothing stored")
+        if what == "models":
+            how.add_argument("--check", action="store_true", help="compare a few, beside peers in a CUDA graph, with "
+                             "this GPU's stored figures: 1 where ours became 5 %% slower relative to the peer, 2 "
+                             "without a GPU or such figures; nothing stored")
         sub.add_argument("--providers", nargs="+", default=["all"], metavar="NAME", help="who races: providers by "
-                         "name; all; the peers; or best, ours beside the best peer stored (default: all)")  # fmt: skip
+                         "name; all; the peers; or best, ours beside the best peer stored (default: all)")
         sub.add_argument("--only", nargs="+", metavar="NAME", help=f"{what} of these names, dtypes or sizes alone")
         sub.add_argument("--budget", type=float, default=float("inf"), metavar="S", help="seconds after which nothing "
-                         "more is begun (default: no limit)")  # fmt: skip
+                         "more is begun (default: no limit)")
     commands.add_parser("plots", help="draw what is stored")
     commands.add_parser("readme", help="write the stored figures into README.md")
     commands.add_parser("posts", help="write the stored figures into posts/*.md, where they have changed")
@@ -35,13 +42,15 @@ def main(argv: list[str] | None = None) -> int:
         return readme()
     if command == "posts":
         return posts()
+    if options.pop("check", False):
+        return check_models()
     return measure(command, **options)
 
 
 def measure(
     what: str, quick: bool = False, providers: Collection[str] = ("all",), only: Collection[str] | None = None,
     budget: float = float("inf"),
-) -> int:  # fmt: skip
+) -> int:
     """Measures and prints; 1 if a result was wrong or could not be had. Without a GPU, prints what is stored."""
     if runtime.INTERPRET:
         return show_stored(what)
@@ -66,6 +75,13 @@ def measure(
     for key, error in session.errors.items():
         print(f"{in_a_line(key)}: {error}")
     return 1 if session.errors else 0
+
+
+def check_models() -> int:
+    """Compares a few models with the stored figures: see `benchmarks.check`."""
+    from benchmarks.check import check
+
+    return check()
 
 
 def named(cell: tuple, only: Collection[str] | None) -> bool:
@@ -93,7 +109,7 @@ def plots() -> int:
 
 def readme() -> int:
     text = report.README.read_text()
-    results.write_whole(report.README, report.readme_with(text, report.readme_block()))
+    write_whole(report.README, report.readme_with(text, report.readme_block()))
     return 0
 
 
@@ -101,7 +117,7 @@ def posts() -> int:
     for file in sorted(POSTS.glob("*.md")):
         text = file.read_text()
         if (new := figures.refreshed(text)) != text:
-            results.write_whole(file, new)
+            write_whole(file, new)
             print(file.name)
     return 0
 

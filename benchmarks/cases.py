@@ -78,7 +78,7 @@ def pointwise(kernel: str, n: int, dtype: str) -> Case:
         inputs=lambda: tuple(randn(n, dtype=dtype) for _ in range(operands)),
         ours=getattr(kernels, kernel), peers={"aten": theirs}, inductor=True,
         operations=n * (5 if kernel == "gelu" else 1),  # x * 0.5 * (1 + erf(x / sqrt(2)))
-    )  # fmt: skip
+    )
 
 
 def softmax(rows: int, cols: int, dtype: str) -> Case:
@@ -87,7 +87,7 @@ def softmax(rows: int, cols: int, dtype: str) -> Case:
         inputs=lambda: (randn(rows, cols, dtype=dtype),),
         ours=kernels.softmax, peers={"aten": lambda x: F.softmax(x, dim=-1)}, inductor=True,
         operations=5 * rows * cols,  # maximum, difference, exp, sum, quotient
-    )  # fmt: skip
+    )
 
 
 def layer_norm(rows: int, cols: int, dtype: str) -> Case:
@@ -97,7 +97,7 @@ def layer_norm(rows: int, cols: int, dtype: str) -> Case:
         ours=lambda x, weight, bias: kernels.layer_norm(x, (cols,), weight, bias),
         peers={"aten": lambda x, weight, bias: F.layer_norm(x, (cols,), weight, bias)}, inductor=True,
         operations=7 * rows * cols,  # two sums, difference, square, three for scale and shift
-    )  # fmt: skip
+    )
 
 
 def batch_norm(n: int, image: tuple[int, int, int], dtype: str) -> Case:
@@ -112,7 +112,7 @@ def batch_norm(n: int, image: tuple[int, int, int], dtype: str) -> Case:
         "batch_norm", times(n, *image), dtype, inputs,
         ours=kernels.batch_norm, peers={"aten": F.batch_norm}, inductor=True,
         operations=2 * n * channels * image[1] * image[2],  # a scale and a shift of each channel
-    )  # fmt: skip
+    )
 
 
 def pool(kernel: str, n: int, image: tuple[int, int, int], dtype: str) -> Case:
@@ -126,7 +126,7 @@ def pool(kernel: str, n: int, image: tuple[int, int, int], dtype: str) -> Case:
         inputs=lambda: (randn(n, *image, dtype=dtype, channels_last=True),),
         ours=lambda x: ours(x, *args), peers={"aten": lambda x: theirs(x, *args)}, inductor=True,
         operations=int(windows * n * channels * height * width),
-    )  # fmt: skip
+    )
 
 
 def byte_cases(sizes=SIZES) -> list[Case]:

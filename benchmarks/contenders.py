@@ -11,7 +11,7 @@ import torch
 
 import course
 from course import load_weights, nn
-from course.timing import Captured
+from course.graphs import Captured
 from course.vit import ViT, ViTConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
@@ -128,7 +128,7 @@ class ViTBase(Family):
                 img_size=c.image_size, patch_size=c.patch_size[0], embed_dim=c.hidden_size, depth=c.num_hidden_layers,
                 num_heads=c.num_attention_heads, mlp_ratio=c.intermediate_size / c.hidden_size,
                 num_classes=c.num_labels, weight_init="skip",
-            )  # fmt: skip
+            )
         model.load_state_dict({timm_name(name): tensor for name, tensor in self.weights.items()}, assign=True)
         return model.eval()
 
@@ -148,7 +148,7 @@ TIMM = [
     (r"embeddings\.class_token", "cls_token"), (r"embeddings\.positions", "pos_embed"),
     (r"embeddings\.patches", "patch_embed.proj"), (r"attention\.qkv", "attn.qkv"), (r"attention\.output", "attn.proj"),
     (r"mlp\.hidden", "mlp.fc1"), (r"mlp\.output", "mlp.fc2"),
-]  # fmt: skip
+]
 
 
 def timm_name(name: str) -> str:

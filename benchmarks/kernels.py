@@ -8,8 +8,9 @@ import torch
 from benchmarks.cases import Case, byte_cases
 from benchmarks.products import CONVS, attention, conv2d, conv2d_norm_add_relu, linear, matmul, product_cases
 from benchmarks.session import Session, choose, said
-from course.timing import Captured, copy_gbps, l2_bytes, matmul_tflops, rotations, time_in_turn
-from course.verify import full_precision
+from course.graphs import Captured
+from course.precision import full_precision
+from course.timing import copy_gbps, l2_bytes, matmul_tflops, rotations, time_in_turn
 
 UNIT = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 """Largest relative error of rounding once."""
@@ -34,7 +35,7 @@ def quick_cases() -> list[Case]:
     return bytes_moved + [
         matmul(4096), linear(197, 768, 3072), linear(197 * 64, 768, 3072), linear(197 * 64, 768, 3072, "gelu"),
         linear(197 * 64, 3072, 768, "residual"), conv2d(16, layer), conv2d_norm_add_relu(16, layer), attention(8, 197),
-    ]  # fmt: skip
+    ]
 
 
 def measure_limits() -> dict[str, float]:
@@ -52,8 +53,7 @@ def run(session: Session, cases: Iterable[Case], providers: Collection[str]) -> 
     torch.backends.cudnn.benchmark = True
     stored = session.results.cells()
     for cell, case in session.in_turn([(case.cell, case) for case in cases]):
-        everybody = ["course", *case.peers, *(["inductor"] * case.inductor)]
-        names = choose(everybody, providers, stored.get(cell, []))
+        names = choose(["course", *case.peers, *(["inductor"] * case.inductor)], providers, stored.get(cell, []))
         session.add(*race(case, names, session.run["limits"]))
 
 
@@ -80,7 +80,7 @@ def race(case: Case, names: Collection[str], limits: dict) -> tuple[list[dict], 
         try:
             graph = Captured([functools.partial(function, *args) for args in sets])
             for out in graph.outputs:
-                out.fill_(math.nan)  # so that an element nobody writes is seen
+                out.fill_(math.nan)  # so that an element that no kernel writes is seen
             graph.replay()
             wrong = problem(graph.outputs[0], exact, UNIT[case.dtype])
         except Exception as error:  # out of memory, not supported, not compiled: the others still run
@@ -97,7 +97,7 @@ def race(case: Case, names: Collection[str], limits: dict) -> tuple[list[dict], 
         {"kernel": case.kernel, "shape": case.shape, "dtype": case.dtype, "provider": name, "median_ms": t.median,
          "q20_ms": t.q20, "q80_ms": t.q80, "gbps": moved / t.median / 1e6, "tflops": case.operations / t.median / 1e9,
          "limit_ms": limit} for name, t in timings.items()
-    ]  # fmt: skip
+    ]
     return rows, errors
 
 

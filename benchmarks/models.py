@@ -10,6 +10,7 @@ from benchmarks import memory
 from benchmarks.contenders import FAMILIES, Contender, Family
 from benchmarks.session import Session, choose, in_a_line, said
 from course import verify
+from course.precision import full_precision
 from course.results import Results
 from course.timing import time_in_turn
 
@@ -66,8 +67,8 @@ def plan(
     cells that are not compiled, then the compiled, one by one."""
     jobs, later, rows = [], [], stored.cells()
     for cell in cells:
-        everybody = [name for name in families[cell.model].providers if compiled or not is_compiled(name)]
-        names = choose(everybody, providers, rows.get(cell, []))
+        available = [name for name in families[cell.model].providers if compiled or not is_compiled(name)]
+        names = choose(available, providers, rows.get(cell, []))
         if "course" not in names:
             later += [(cell, [name]) for name in names if is_compiled(name)]
             names = [name for name in names if not is_compiled(name)]
@@ -83,7 +84,7 @@ def is_compiled(provider: str) -> bool:
 def race(family: Family, cell: Cell, names: Iterable[str]) -> tuple[list[dict], dict[tuple, str]]:
     """(a row for each provider and mode, what went wrong for the others by the row's key)."""
     images = family.images(cell.batch, cell.dtype, "cuda")
-    with verify.full_precision():
+    with full_precision():
         exact = family.reference(images)
     runs, errors = {}, {}
     contenders, peaks = enter(family, cell, names, images, errors)
@@ -102,7 +103,7 @@ def race(family: Family, cell: Cell, names: Iterable[str]) -> tuple[list[dict], 
     rows = [
         {**cell._asdict(), "provider": name, "mode": mode, "median_ms": t.median, "q20_ms": t.q20, "q80_ms": t.q80,
          "peak_mib": peaks[name]} for (name, mode), t in timings.items()
-    ]  # fmt: skip
+    ]
     return rows, errors
 
 

@@ -1,13 +1,16 @@
 """The results as pictures: each kernel over its sizes, a roofline with all of them, the models over batch sizes."""
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.report import BATCHES, MODELS, MOVERS, moved_mib
-from course.lab.display import CARD, COLOURS, FAINT, INK, MARKERS, WIDTH
-from course.lab.drawing import finish, grid, headed, legend
-from course.lab.roofline import roofline
+from benchmarks.report import BATCHES, MODELS, MOVERS, moved_mib, ran_compiled
+from course.files import whole
+from course.lab.pictures.drawing import grid, headed, legend, style_axes
+from course.lab.pictures.palette import CARD, COLOURS, FAINT, INK, MARKERS
+from course.lab.pictures.picture import WIDTH
+from course.lab.pictures.roofline import roofline
 from course.results import Results, is_ours, median
 
 
@@ -17,7 +20,7 @@ def style(provider: str, order: Iterable[str]) -> dict:
         return dict(color=INK, marker="o", linewidth=2.2, markersize=6, zorder=5)
     i = [name for name in order if not is_ours(name)].index(provider)
     return dict(color=COLOURS[3 * i % len(COLOURS)], marker=MARKERS[1 + i % 7], linewidth=1.8, markersize=6,
-                markeredgecolor=INK, markeredgewidth=0.6)  # fmt: skip
+                markeredgecolor=INK, markeredgewidth=0.6)
 
 
 def draw_all(kernels: Results, models: Results, folder: Path) -> list[Path]:
@@ -34,10 +37,8 @@ def draw_all(kernels: Results, models: Results, folder: Path) -> list[Path]:
 
 
 def saved(figure: Figure, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".part")
-    figure.savefig(partial, format="png", dpi=130)
-    partial.replace(file)
+    with whole(file) as partial:
+        figure.savefig(partial, format="png", dpi=130)
     return file
 
 
@@ -67,7 +68,7 @@ def bytes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
             line = sorted((row for row in mine if row["provider"] == provider), key=moved_mib)
             if line:
                 axes.plot([moved_mib(row) for row in line], [row["gbps"] for row in line], label=provider,
-                          **style(provider, providers))  # fmt: skip
+                          **style(provider, providers))
         limits = sorted((moved_mib(row), row["gbps"] * row["median_ms"] / row["limit_ms"]) for row in mine)
         axes.plot(*zip(*limits), color=INK, linestyle="--", linewidth=1, label="limit: copying")
         # one a shape: the bytes come from rounded rates, and differ in their last digits
@@ -78,7 +79,7 @@ def bytes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
         axes.set_xlim(min(ticks) / 1.6, max(ticks) * 1.6)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"MiB read and written, {dtype}")
-        finish(axes)
+        style_axes(axes)
         grid(axes)
     panels[0].set_ylabel("GB/s")
     legend(panels[0], loc="best")
@@ -111,46 +112,57 @@ def shapes_figure(rows: list[dict], kernel: str, source: str) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     digits = "25" if max(limits) > 10 * min(figures) else "2345678"  # of the minor ticks that have room for a label
     axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in digits else "")
-    finish(axes)
+    style_axes(axes)
     grid(axes, axis="x", which="both")
     axes.tick_params(which="minor", colors=INK, labelsize=8)
     return figure
 
 
 def models_figure(models: Results) -> Figure:
-    """Milliseconds over batch size, each provider's better mode; below, the best peer's time over ours."""
+    """Milliseconds over batch size, each provider's better mode; below, the best peer's time over ours.
+
+    A line joins neighbouring batch sizes that were both measured. Below, a ratio is joined, and its marker filled, only
+    where the best peer ran compiled as well; elsewhere a better peer might have won.
+    """
     providers = list(dict.fromkeys(row["provider"] for row in models.rows))
-    figure = new_figure(6.6, "Whole models, each provider at its best", f"Medians. {models.source(models.rows)}")
+    source = f"Medians; open circles: the best peer has not run compiled. {models.source(models.rows)}"
+    figure = new_figure(6.6, "Whole models, each provider at its best", source)
     panels = figure.subplots(2, len(MODELS), sharex=True, height_ratios=(3, 2))
     figure.subplots_adjust(left=0.07, right=0.985, top=0.9, bottom=0.2, wspace=0.2, hspace=0.1)
-    races = models.races()
+    races, cells = models.races(), models.cells()
     for (model, dtype), (upper, lower) in zip(MODELS, panels.T):
         rows = [row for row in models.rows if (row["model"], row["dtype"]) == (model, dtype)]
         for provider in providers:
-            batches = sorted({row["batch"] for row in rows if row["provider"] == provider})
-            best = [min((r for r in rows if (r["provider"], r["batch"]) == (provider, b)), key=median) for b in batches]
-            if best:
-                upper.plot(batches, [row["median_ms"] for row in best], label=provider, **style(provider, providers))
-        ratios = [(b, races[model, dtype, b].ratio) for b in BATCHES if (model, dtype, b) in races]
+            best = {}
+            for row in sorted((row for row in rows if row["provider"] == provider), key=median, reverse=True):
+                best[row["batch"]] = median(row)
+            if best:  # what is not a number interrupts a line
+                upper.plot(BATCHES, [best.get(batch, math.nan) for batch in BATCHES], label=provider,
+                           **style(provider, providers))
+        ratios = {b: races[model, dtype, b].ratio for b in BATCHES if (model, dtype, b) in races}
+        sure = {b: ratio for b, ratio in ratios.items() if ran_compiled(races[model, dtype, b], cells[model, dtype, b])}
         lower.axhline(1, color=FAINT, linewidth=1)
         if ratios:
-            lower.plot(*zip(*ratios), **style("course", providers))
-            for i, (batch, ratio) in enumerate(ratios):
+            alone = style("course", providers) | {"linewidth": 0, "markerfacecolor": CARD}
+            lower.plot(ratios.keys(), ratios.values(), **alone)
+            lower.plot(BATCHES, [sure.get(batch, math.nan) for batch in BATCHES], **style("course", providers))
+            heights = list(ratios.values())
+            for i, (batch, ratio) in enumerate(ratios.items()):
                 # above peaks and below dips, clear of the line; elsewhere in turn, since 8 and 16 are close
-                higher = [r > ratio for _, r in ratios[max(i - 1, 0) : i] + ratios[i + 1 : i + 2]]
+                higher = [other > ratio for other in heights[max(i - 1, 0) : i] + heights[i + 1 : i + 2]]
                 place = (0, -14 if all(higher) or any(higher) and i % 2 else 7)
                 lower.annotate(f"{ratio:.2f}", (batch, ratio), place, textcoords="offset points", ha="center",
-                               color=INK, fontsize=8.5)  # fmt: skip
+                               color=INK, fontsize=8.5)
         upper.set_title(MODELS[model, dtype], color=INK, fontsize=10)
         upper.set_xscale("log", base=2)
         upper.set_yscale("log")
         lower.set_xticks(BATCHES, BATCHES)
         lower.set_xlim(0.55, 480)
-        lower.set_ylim(0, max([1.5, *(ratio for _, ratio in ratios)]) * 1.25)
+        lower.set_ylim(0, max([1.5, *ratios.values()]) * 1.25)
         lower.minorticks_off()
         lower.set_xlabel("images a batch")
         for axes in (upper, lower):
-            finish(axes)
+            style_axes(axes)
             grid(axes)
     panels[0, 0].set_ylabel("ms a batch")
     panels[1, 0].set_ylabel("best peer's / ours")
@@ -158,5 +170,5 @@ def models_figure(models: Results) -> Figure:
     for axes in panels[0]:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels())))
     legend(figure, handles=handles.values(), labels=handles.keys(), loc="lower center", ncols=4,
-           bbox_to_anchor=(0.5, 0.04))  # fmt: skip
+           bbox_to_anchor=(0.5, 0.04))
     return figure

@@ -24,7 +24,7 @@ CONVS = [  # channels in, out, size of the filter, stride, height and width of t
     (64, 128, 3, 2, 56), (64, 128, 1, 2, 56), (128, 128, 3, 1, 28),
     (128, 256, 3, 2, 28), (128, 256, 1, 2, 28), (256, 256, 3, 1, 14),
     (256, 512, 3, 2, 14), (256, 512, 1, 2, 14), (512, 512, 3, 1, 7),
-]  # fmt: skip
+]
 """ResNet-18's layers."""
 
 SDPA = {
@@ -39,7 +39,7 @@ def matmul(n: int) -> Case:
         "matmul", times(n, n, n), "bf16",
         inputs=lambda: (randn(n, n, dtype="bf16"), randn(n, n, dtype="bf16")),
         ours=kernels.matmul, peers={"cublas": torch.matmul}, operations=2 * n**3,
-    )  # fmt: skip
+    )
 
 
 def linear(rows: int, k: int, n: int, then: str = "") -> Case:
@@ -58,7 +58,7 @@ def linear(rows: int, k: int, n: int, then: str = "") -> Case:
     return Case(
         "_".join(filter(None, ("linear", then))), f"{rows}×{k}→{n}", "bf16", inputs,
         ours=ours, peers={"cublas": theirs}, inductor=bool(then), operations=2 * rows * k * n,
-    )  # fmt: skip
+    )
 
 
 def conv2d(batch: int, layer: tuple[int, int, int, int, int]) -> Case:
@@ -75,7 +75,7 @@ def conv2d(batch: int, layer: tuple[int, int, int, int, int]) -> Case:
         ours=lambda x, w: kernels.conv2d(x, w, None, stride, size // 2),
         peers={"cudnn": lambda x, w: F.conv2d(x, w, None, stride, size // 2)},
         operations=conv_operations(batch, layer), moved=moved,
-    )  # fmt: skip
+    )
 
 
 def conv2d_norm_add_relu(batch: int, layer: tuple[int, int, int, int, int]) -> Case:
@@ -105,7 +105,7 @@ def conv2d_norm_add_relu(batch: int, layer: tuple[int, int, int, int, int]) -> C
     return Case(
         "conv2d_norm_add_relu", conv_shape(batch, layer), "fp16", inputs, ours, {"cudnn": theirs},
         operations=conv_operations(batch, layer), moved=moved,
-    )  # fmt: skip
+    )
 
 
 def conv_shape(batch, layer):
@@ -137,7 +137,7 @@ def attention(batch: int, tokens: int, heads: int = 12, channels: int = 64) -> C
         peers={name: restricted(F.scaled_dot_product_attention, backend) for name, backend in SDPA.items()},
         operations=4 * batch * heads * tokens**2 * channels,
         reference=exactly,
-    )  # fmt: skip
+    )
 
 
 def restricted(function: Callable, backend: SDPBackend) -> Callable:

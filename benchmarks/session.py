@@ -55,7 +55,7 @@ class Session:
             self.results.save(self.folder)
 
     def note(self, line: str) -> None:
-        """A line for whoever waits."""
+        """A line on stderr, in place of the progress."""
         print(f"{OVERWRITE}{line}", file=sys.stderr, flush=True)
 
 
@@ -73,13 +73,13 @@ def said(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def choose(everybody: Sequence[str], providers: Collection[str], stored: Sequence[dict]) -> list[str]:
-    """Those of `everybody` that `providers` asks for: by name, "all", the "peers", or "best", which is this course and
-    the fastest peer among the `stored` rows of the same cell; everybody, if there is none."""
-    best = results.fastest(stored, lambda name: results.is_peer(name) and name in everybody)
+def choose(available: Sequence[str], providers: Collection[str], stored: Sequence[dict]) -> list[str]:
+    """Those of `available` that `providers` asks for: by name, "all", the "peers", or "best", which is this course and
+    the fastest peer among the `stored` rows of the same cell, or all if none is stored."""
+    best = results.fastest(stored, lambda name: results.is_peer(name) and name in available)
     wanted = set(providers)
     if "best" in wanted:
         wanted |= {"course", best["provider"]} if best else {"all"}
     if "peers" in wanted:
-        wanted |= set(filter(results.is_peer, everybody))
-    return [name for name in everybody if name in wanted or "all" in wanted]
+        wanted |= set(filter(results.is_peer, available))
+    return [name for name in available if name in wanted or "all" in wanted]

@@ -4,20 +4,21 @@ import re
 import pytest
 import torch
 
-from benchmarks import memory, cases, contenders, kernels, models, plots, products, report
+from benchmarks import cases, check, contenders, kernels, memory, models, plots, products, report
 from benchmarks.__main__ import main as benchmarks
 from benchmarks.session import Session
-from course import commands, results, timing
+from course import results, runtime
 from course.__main__ import main
-from course.runtime import DEVICE, INTERPRET
+from course.commands.bench import bench
+from course.precision import full_precision
 from course.results import Results
-from course.verify import full_precision
+from course.runtime import DEVICE, INTERPRET
 
 RUN = {
     "gpu": "NVIDIA X", "driver": "1.2", "versions": {"torch": "2"}, "commit": "abc",
     "date": "2026-01-02T03:04:05+00:00",
     "limits": {"copy_gbps": 1000.0, "half_tflops": 500.0, "tf32_tflops": 200.0},
-}  # fmt: skip
+}
 
 TINY = [
     *(cases.pointwise(kernel, 1000, dtype) for kernel in ("add", "mul", "relu", "gelu") for dtype in ("fp16", "fp32")),
@@ -26,7 +27,7 @@ TINY = [
     products.matmul(64), *(products.linear(40, 64, 48, then) for then in ("", "gelu", "residual")),
     products.conv2d(2, (3, 16, 7, 2, 16)), products.conv2d(2, (16, 32, 1, 2, 8)), products.conv2d(1, (16, 16, 3, 1, 7)),
     products.conv2d_norm_add_relu(2, (16, 16, 3, 1, 7)), products.attention(2, 20, heads=2, channels=16),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", TINY, ids=lambda case: " ".join(case.cell))
@@ -56,8 +57,6 @@ def test_the_check_sees_what_is_wrong():
 
 
 def test_bytes_and_operations():
-    x, y = torch.empty(10, 20), torch.empty(20)
-    assert timing.footprint(x, x.half(), y.expand(10, 20), x[:0]) == 800 + 400 + 80
     case = products.conv2d(2, (16, 32, 1, 2, 8))  # of the pixels, a 1x1 convolution with stride 2 reads a quarter
     x, w = case.inputs()
     assert case.moved(x, w, case.ours(x, w)) == 2 * (2 * 16 * 16 + 16 * 32 + 2 * 32 * 16)
@@ -72,16 +71,11 @@ def test_every_case_has_its_own_name():
     assert {case.kernel for case in quick} == {case.kernel for case in every} - {"mul"}
 
 
-def test_rotations():
-    assert timing.rotations(50, cache=100) == 8
-    assert timing.rotations(10_000, cache=100) == 2 and timing.rotations(1, cache=10**9) == 512
-
-
 FAMILIES = {
     "vit": (lambda: contenders.ViTBase(image_size=32, patch_size=16, hidden_size=32, num_hidden_layers=2,
                                        num_attention_heads=2, intermediate_size=64, num_labels=10), "bf16"),
     "resnet18": (lambda: contenders.ResNet18(side=64), "tf32"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -109,10 +103,10 @@ def test_plan():
     def names(*providers, compiled=True):
         return [names for _, names in models.plan(cells, families, providers, stored, compiled)]
 
-    everybody = ["course", "course-plain", "transformers", "timm", "transformers-compile", "timm-compile"]
-    assert names("all") == [everybody] * 2 and names("all", compiled=False) == [everybody[:4]] * 2
+    available = ["course", "course-plain", "transformers", "timm", "transformers-compile", "timm-compile"]
+    assert names("all") == [available] * 2 and names("all", compiled=False) == [available[:4]] * 2
     assert names("course") == [["course"]] * 2
-    assert names("best") == [["course", "timm-compile"], everybody]
+    assert names("best") == [["course", "timm-compile"], available]
     assert names("best", "course-plain")[0] == ["course", "course-plain", "timm-compile"]
     assert names("timm-compile", "course") == [["course", "timm-compile"]] * 2
     quick, slow = ["transformers", "timm"], [["transformers-compile"], ["timm-compile"]]
@@ -122,13 +116,13 @@ def test_plan():
 
 def model_row(provider, ms, batch=1, model="vit-b16", dtype="bf16", mode="graph"):
     return {"model": model, "dtype": dtype, "batch": batch, "provider": provider, "mode": mode,
-            "median_ms": ms, "q20_ms": ms, "q80_ms": ms, "peak_mib": 300.0}  # fmt: skip
+            "median_ms": ms, "q20_ms": ms, "q80_ms": ms, "peak_mib": 300.0}
 
 
 def kernel_row(case, provider, ms):
     gbps, tflops = 1e6 / ms / 1e6, case.operations / ms / 1e9
     return {"kernel": case.kernel, "shape": case.shape, "dtype": case.dtype, "provider": provider, "median_ms": ms,
-            "q20_ms": ms, "q80_ms": ms, "gbps": gbps, "tflops": tflops, "limit_ms": 0.0005}  # fmt: skip
+            "q20_ms": ms, "q80_ms": ms, "gbps": gbps, "tflops": tflops, "limit_ms": 0.0005}
 
 
 @pytest.fixture
@@ -144,7 +138,7 @@ def stored(tmp_path):
             table.add([model_row("course", 2.0 * batch, batch, model, dtype),
                        model_row("course", 2.5 * batch, batch, model, dtype, "eager"),
                        model_row("torchvision", 3.0 * batch, batch, model, dtype),
-                       model_row("torchvision", 4.0 * batch, batch, model, dtype, "eager")], RUN)  # fmt: skip
+                       model_row("torchvision", 4.0 * batch, batch, model, dtype, "eager")], RUN)
     table.save(tmp_path / report.HEADLINE_GPU)
     return tmp_path
 
@@ -168,6 +162,20 @@ def test_plots(stored, tmp_path):
     assert plots.draw_all(Results("kernels"), Results("models"), tmp_path / "none") == []
 
 
+def test_lines_join_what_was_measured_with_a_compiled_peer(stored):
+    table = results.read("models", report.HEADLINE_GPU, stored)
+    for batch in (1, 8, 64):
+        table.add([model_row("torchvision-compile", 3.0 * batch, batch)], RUN)
+    upper, lower = (plots.models_figure(table).axes[i] for i in (0, len(report.MODELS)))
+    (compiled,) = [line for line in upper.lines if line.get_label() == "torchvision-compile"]
+    times = dict(zip(compiled.get_xdata(), compiled.get_ydata()))
+    assert times[8] == 24 and math.isnan(times[16]) and times[64] == 192
+    joined = [line for line in lower.lines if line.get_linewidth() and len(line.get_xdata()) == len(report.BATCHES)]
+    (ratios,) = [dict(zip(line.get_xdata(), line.get_ydata())) for line in joined]
+    assert ratios[1] == ratios[8] == ratios[64] == 1.5 and math.isnan(ratios[16])
+    assert {text.get_text() for text in lower.texts} == {"1.50"} and len(lower.texts) == 4
+
+
 def test_text(stored):
     text = report.as_text(results.read("models", report.HEADLINE_GPU, stored))
     line = next(line for line in text.splitlines() if re.match(r"resnet18 +fp16 +8 ", line))
@@ -181,18 +189,36 @@ def test_text(stored):
 class TestReadme:
     def test_block(self, stored):
         block = report.readme_block(stored)
-        assert "| ViT-B/16, bf16 | **1.50**‡ (2 ms) | **1.50**‡ (16 ms) |" in block and "‡ without a compiled" in block
-        assert "| attention, 197 and 1,024 tokens | the fastest SDPA backend | 2.00 | 2.00 |" in block
+        assert "| ViT-B/16, bf16 | 1.50‡ (2 ms) | 1.50‡ (16 ms) |" in block and "‡ the best peer has not run" in block
+        attention = "| attention, heads of 64, no mask: 197 and 1,024 tokens | the fastest SDPA backend | 2.00 | 2.00 |"
+        assert attention in block
         assert block.count("NVIDIA X, driver 1.2, torch 2; commit abc, 2026-01-02") == 2
 
     def test_a_peer_of_another_run_is_marked(self, stored):
         table = results.read("models", report.HEADLINE_GPU, stored)
         table.add([model_row("course", 1.0)], {**RUN, "date": "2026-02-03T04:05:06+00:00"})
         block = report.models_table(table)
-        assert "| ViT-B/16, bf16 | **3.00**†‡ (1 ms) | **1.50**‡ (16 ms) |" in block
-        assert "† the peer ran at another time. ‡ without" in block
+        assert "| ViT-B/16, bf16 | 3.00†‡ (1 ms) | 1.50‡ (16 ms) |" in block
+        assert "† the peer ran at another time. ‡ the best" in block
+
+    def test_bold_is_what_the_best_peer_ran_compiled_for(self, stored):
+        table = results.read("models", report.HEADLINE_GPU, stored)
+        table.add([model_row("timm-compile", 5.0)], RUN)  # compiled, but not the best
+        assert "| ViT-B/16, bf16 | 1.50‡ (2 ms) |" in report.models_table(table)
         table.add([model_row("torchvision-compile", 5.0)], RUN)
-        assert "| ViT-B/16, bf16 | **3.00**† (1 ms) |" in report.models_table(table)
+        assert "| ViT-B/16, bf16 | **1.50** (2 ms) | 1.50‡ (16 ms) |" in report.models_table(table)
+        table.add([model_row("torchvision-compile", 2.5)], RUN)
+        assert "| ViT-B/16, bf16 | **1.25** (2 ms) |" in report.models_table(table)
+
+    def test_a_graph_that_is_slower_than_its_call_is_told(self, stored):
+        table = results.read("models", report.HEADLINE_GPU, stored)
+        assert "Captured in a graph" not in report.models_table(table)
+        for mode, ms, batch in [("eager", 4.0, 1), ("graph", 5.0, 1), ("eager", 20.0, 8), ("graph", 60.0, 8)]:
+            table.add([model_row("transformers", ms, batch, mode=mode)], RUN)
+        note = report.models_table(table)
+        assert "a graph, transformers takes another path" in note
+        assert "(60 against 20 ms with 8 images of ViT-B/16, bf16)" in note
+        assert "| ViT-B/16, bf16 | 1.50‡ (2 ms) | 1.25‡ (16 ms) |" in note
 
     def test_without_results(self, tmp_path):
         assert report.readme_block(tmp_path) == report.NOTHING
@@ -250,7 +276,92 @@ class TestWithoutAGpu:
     def test_installed_without_benchmarks(self, tmp_path, monkeypatch):
         monkeypatch.setattr(results, "ROOT", tmp_path)
         with pytest.raises(FileNotFoundError, match="they come with the repository"):
-            commands.bench("kernels", quick=True)
+            bench("kernels", quick=True)
+
+
+class TestCheck:
+    """`bench models --check`, with a measurement in which ours takes so much longer than in the stored figures."""
+
+    @pytest.fixture
+    def measured(self, stored, monkeypatch):
+        monkeypatch.setattr(results, "RESULTS", stored)
+        monkeypatch.setattr(runtime, "INTERPRET", False)
+        monkeypatch.setattr(runtime, "gpu_name", lambda: report.HEADLINE_GPU)
+        monkeypatch.setattr(results, "circumstances", lambda: {**RUN, "gpu": "NVIDIA Y", "date": "2026-03-04"})
+
+        def measure(slower=1.0, clock=1.0, providers=("course", "torchvision"), wrong_mode=None):
+            def run(session, cells, asked):
+                assert set(asked) == {"course", "torchvision"} and not session.folder
+                times = {"course": 2.0 * slower, "torchvision": 3.0}
+                for model, dtype, batch in cells:
+                    for provider in providers:
+                        row = model_row(provider, clock * batch * times[provider], batch, model, dtype)
+                        session.add([row], {})
+                        session.add([{**row, "mode": "eager", "median_ms": 1e-3}], {})
+                    if wrong_mode:
+                        session.add([], {(model, dtype, batch, "course", wrong_mode): "wrong result"})
+
+            monkeypatch.setattr(models, "run", run)
+
+        return measure
+
+    @pytest.mark.parametrize("slower, change", [(1.0, "+0.0%"), (1.04, "+4.0%"), (0.5, "-50.0%")])
+    def test_green(self, measured, slower, change, capsys):
+        measured(slower, clock=1.7)  # both take longer: another GPU's clock
+        assert main(["bench", "models", "--check"]) == 0
+        *lines, last = capsys.readouterr().out.splitlines()
+        now = f"{2 / 3 * slower:.3f}"
+        assert lines == [
+            f"{cell:19} ours / torchvision: {now}, stored 0.667, change {change}"
+            for cell in ("vit-b16 bf16 1", "vit-b16 bf16 16", "resnet18 fp16 1", "resnet18 fp16 16")
+        ]
+        assert last.startswith("NVIDIA Y, driver 1.2")
+
+    def test_red(self, measured, capsys):
+        measured(slower=1.06)
+        assert benchmarks(["models", "--check"]) == 1
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first == "vit-b16 bf16 1      ours / torchvision: 0.707, stored 0.667, change +6.0%: more than +5%"
+
+    @pytest.mark.parametrize("provider, wrong_mode", [
+        ("course", None), ("torchvision", None), ("torchvision", "graph"),
+    ])
+    def test_what_could_not_be_measured_is_red(self, measured, provider, wrong_mode, capsys):
+        measured(providers=[provider], wrong_mode=wrong_mode)
+        assert main(["bench", "models", "--check"]) == 1
+        assert "ours / torchvision: nan, stored 0.667" in capsys.readouterr().out
+
+    def test_a_wrong_result_is_red_in_either_mode(self, measured, capsys):
+        measured(wrong_mode="eager")
+        assert main(["bench", "models", "--check"]) == 1
+        assert "vit-b16 bf16 1 course eager: wrong result" in capsys.readouterr().err
+
+    def test_another_gpu_has_no_stored_figures(self, measured, monkeypatch, capsys):
+        measured()
+        monkeypatch.setattr(runtime, "gpu_name", lambda: "nvidia-z")
+        assert main(["bench", "models", "--check"]) == 2
+        assert capsys.readouterr().err == "check: nothing is stored for nvidia-z, nothing was measured\n"
+
+    def test_kernels_are_not_checked(self, capsys):
+        assert main(["bench", "kernels", "--check"]) == 2
+        assert capsys.readouterr().err == "course: bench: expected --check with models, got kernels\n"
+
+    @pytest.mark.skipif(not INTERPRET, reason="measures on a GPU")
+    def test_without_a_gpu(self, capsys):
+        assert main(["bench", "models", "--check"]) == 2
+        assert capsys.readouterr().err == "check: no GPU here, nothing was measured\n"
+
+    def test_the_peer_is_the_fastest_that_needs_no_compiling(self):
+        rows = [model_row("timm", 3.0), model_row("timm-compile", 1.0), model_row("timm", 2.0, mode="eager"),
+                model_row("transformers", 4.0), model_row("course-plain", 0.5)]
+        assert check.peer_in_a_graph(rows) is None  # ours is not among them
+        assert check.peer_in_a_graph([*rows, model_row("course", 2.0, mode="eager")]) is None
+        assert check.peer_in_a_graph([*rows, model_row("course", 2.0)]) == "timm"
+        assert check.peer_in_a_graph([model_row("course", 2.0)]) is None
+
+    def test_what_is_stored_can_be_checked(self):
+        stored = results.read("models", report.HEADLINE_GPU).cells()
+        assert all(check.peer_in_a_graph(stored[cell]) for cell in check.CELLS)
 
 
 @pytest.mark.gpu
@@ -279,7 +390,7 @@ def test_measures_models():
     rows, errors = models.race(contenders.ResNet18(side=64), cell, ["course", "torchvision"])
     assert not errors and [(row["provider"], row["mode"]) for row in rows] == [
         ("course", "eager"), ("course", "graph"), ("torchvision", "eager"), ("torchvision", "graph"),
-    ]  # fmt: skip
+    ]
     assert all(row["median_ms"] > 0 and row["peak_mib"] > 20 for row in rows)
 
 
