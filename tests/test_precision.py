@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from course import kernels
 from course.precision import conv_precision, full_precision, matmul_precision
 
 SETTINGS = {matmul_precision: torch.backends.cuda.matmul, conv_precision: torch.backends.cudnn}
@@ -28,3 +29,44 @@ def test_full_precision_is_put_back():
         finally:
             for setting, was in zip(SETTINGS.values(), before):
                 setting.allow_tf32 = was
+
+
+NEWER = {matmul_precision: torch.backends.cuda.matmul, conv_precision: torch.backends.cudnn.conv}
+
+
+@pytest.fixture
+def newer():
+    """PyTorch's newer settings, put back afterwards so that the older ones can be read again."""
+    before = [setting.allow_tf32 for setting in SETTINGS.values()]
+    yield NEWER
+    torch.backends.fp32_precision = "none"
+    for setting, was in zip(SETTINGS.values(), before):
+        setting.allow_tf32 = was
+
+
+@pytest.mark.parametrize("precision", NEWER)
+def test_the_newer_settings_are_followed(precision, newer):
+    for value in ("tf32", "ieee", "tf32"):
+        newer[precision].fp32_precision = value
+        assert precision(torch.float32) == value
+        with full_precision():
+            assert precision(torch.float32) == "ieee"
+        assert precision(torch.float32) == newer[precision].fp32_precision == value
+
+
+def test_the_setting_for_everything_is_followed(newer):
+    newer[matmul_precision].fp32_precision = "none"
+    torch.backends.fp32_precision = "tf32"
+    assert matmul_precision(torch.float32) == "tf32"
+    torch.backends.fp32_precision = "ieee"
+    assert matmul_precision(torch.float32) == "ieee"
+    torch.set_float32_matmul_precision("high")
+    assert matmul_precision(torch.float32) == "tf32"
+
+
+def test_kernels_run_under_the_newer_settings(newer, device):
+    newer[matmul_precision].fp32_precision = "tf32"
+    newer[conv_precision].fp32_precision = "ieee"
+    x = torch.randn(1, 4, 8, 8, device=device)
+    torch.testing.assert_close(kernels.conv2d(x, x), torch.nn.functional.conv2d(x, x))
+    torch.testing.assert_close(kernels.matmul(x, x), x @ x, rtol=1e-2, atol=1e-2)

@@ -10,6 +10,7 @@ from course.lab.pictures.drawing import bars, caption, curve, legend, style_axes
 from course.lab.pictures.markdown import Markdown
 from course.lab.pictures.palette import CARD, INK
 from course.lab.pictures.picture import WIDTH, Picture
+from course.precision import matmul_precision
 from course.results import circumstances, described, hardware_of
 from course.timing import footprint, time_in_turn
 
@@ -65,7 +66,7 @@ def product_kind(dtype: torch.dtype) -> str:
     have one rate for both formats of 16 bits."""
     if dtype != torch.float32:
         return "bf16"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "fp32"
+    return "tf32" if matmul_precision(dtype) == "tf32" else "fp32"
 
 
 def in_digits(rate: float) -> str:

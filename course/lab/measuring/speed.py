@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from course.precision import matmul_precision
 from course.runtime import DEVICE
 from course.timing import copy_gbps, footprint, matmul_tflops, time_in_turn
 
@@ -17,13 +18,13 @@ def copy_bandwidth() -> float:
 def matmul_rate(dtype: torch.dtype) -> float:
     """TFLOP/s of a large matrix product on this GPU: the most that a kernel that only multiplies can reach.
 
-    Of float32 with or without TF32, as torch.backends.cuda.matmul.allow_tf32 says.
+    Of float32 with or without TF32, as PyTorch's setting for matrix products says.
     """
-    return _matmul_rate(dtype, torch.backends.cuda.matmul.allow_tf32)
+    return _matmul_rate(dtype, matmul_precision(dtype))
 
 
 @functools.cache
-def _matmul_rate(dtype, allow_tf32):
+def _matmul_rate(dtype, precision):
     return matmul_tflops(dtype)
 
 
