@@ -25,7 +25,7 @@ What torchvision: and hf: name is downloaded once. timm's models cannot be named
 """
 CODES = """\
 Exit codes: 0 if all went well, 1 if a check failed (doctor, demo, verify, bench --check), 2 if some input could not be
-used (what is skipped is named on stderr, and the rest is done), 130 after Ctrl-C, 141 if nobody reads the output.
+used (what is skipped is named on stderr, and the rest is done), 130 after Ctrl-C, 141 after a closed pipe.
 """
 
 

@@ -112,7 +112,7 @@ class ImageFiles:
             yield Sample(path, image, self.label(path))
 
     def skip(self, path: Path, error: Exception) -> None:
-        """Reports a file of no use, and keeps it in `unreadable`: called by whoever finds that out once it is open."""
+        """Reports a file of no use, and keeps it in `unreadable`; also for a file that could be opened."""
         self.unreadable[path] = error
         reason = str(error).removeprefix(f"cannot decode {path}: ")
         print(f"skipped {path}: {reason}", file=sys.stderr)

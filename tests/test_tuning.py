@@ -340,7 +340,7 @@ def test_an_option_that_is_missing(gpu, files, missing):
 
 
 def test_what_is_stored_may_be_beyond_the_twelve(gpu, files):
-    """Whoever measured it had other predictions."""
+    """It was measured when other configurations were predicted best."""
     pointers = engine("pointers", [20.0 - i for i in range(20)])
     tuning.remember(files[1], "op", choice_of(Problem(50)), pointers.offered[19])
     assert str(computed(Engines("op", pointers))) == str(pointers.offered[19]) and not gpu

@@ -25,7 +25,7 @@ codecs.register_error("course.in_ascii", in_ascii)
 
 def prepare() -> None:
     """Makes stdout and stderr print every character, and each line as soon as it is whole, into a pipe as well: so
-    whoever reads it sees it at once, and a reader that is gone is noticed before more is computed."""
+    a reader sees it at once, and a closed pipe is noticed before more is computed."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's has not
             stream.reconfigure(errors="course.in_ascii", line_buffering=True)

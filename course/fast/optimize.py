@@ -73,7 +73,7 @@ class Fast:
         """Logits in the fast path's dtype; `images` of any floating-point dtype and strides, never written to.
 
         With `reuse_output` the result is the graph's own buffer, which the next call with this shape overwrites,
-        whoever calls: it saves a copy.
+        from any thread: it saves a copy.
         """
         with self.turn():
             self.plan.check(images)

@@ -1,4 +1,4 @@
-"""Whether a model that somebody hands over computes what ours of the same tensors does.
+"""Whether a given model computes what ours of the same tensors does.
 
 Tensors that fit say nothing about the layers between them: a LeakyReLU has none, and a stride is not in any. So the
 layers are compared by name, for a message that helps; and then both are run on one small image, which finds what no

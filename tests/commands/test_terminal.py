@@ -38,7 +38,7 @@ def test_ctrl_c_at_unusual_places(code, tmp_path):
 
 def test_ctrl_c_between_images(tmp_path, digit_files):
     waiting = tmp_path / "fifo.png"
-    os.mkfifo(waiting)  # whoever opens it waits until somebody writes
+    os.mkfifo(waiting)  # opening it waits for a writer
     process = start("classify", "vit", digit_files[0], waiting, "--batch", 1)
     lines = [process.stdout.readline() for _ in range(6)]  # they come as soon as they are known
     assert lines[0] == f"{digit_files[0]}\n" and f" {digit_files[0].name[0]}\n" in lines[1]

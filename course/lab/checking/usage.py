@@ -16,7 +16,7 @@ from course.lab.checking.guarded import GUARD, Guarded
 from course.lab.interpret.observe import Access, Launch
 from course.lab.interpret.place import Place, here
 
-NOBODY = -1
+NO_PROGRAM = -1
 
 COPIES = {"clone", "copy_", "_to_copy"}
 MORE = 1.25
@@ -51,7 +51,7 @@ class Usage:
         self.masked = False
         self.grid: tuple[int, ...] = ()
         self.writers: list[Writer] = []
-        self.writer = np.full(out.buffer.numel(), NOBODY)
+        self.writer = np.full(out.buffer.numel(), NO_PROGRAM)
 
     def __call__(self, access: Access) -> None:
         if access.kind != "store":
@@ -96,14 +96,14 @@ class Usage:
         """
         if self.complete:
             return torch.ones(self.out.tensor.shape, dtype=torch.bool)
-        written = torch.from_numpy(self.writer != NOBODY) & (len(self.launches) == 1 and not self.atomics)
+        written = torch.from_numpy(self.writer != NO_PROGRAM) & (len(self.launches) == 1 and not self.atomics)
         return written.as_strided(self.out.tensor.shape, self.out.tensor.stride(), GUARD)
 
     def written_by(self, index: tuple[int, ...]) -> Writer | None:
         """What wrote an element of the output last."""
         strides = self.out.tensor.stride()
         number = self.writer[GUARD + sum(i * stride for i, stride in zip(index, strides))]
-        return None if number == NOBODY else self.writers[number]
+        return None if number == NO_PROGRAM else self.writers[number]
 
 
 class PyTorchWork(TorchDispatchMode):
