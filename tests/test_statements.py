@@ -114,9 +114,9 @@ def test_triton_rounds_to_tf32_only_where_it_multiplies_three_times(compiled, ca
 
 
 @pytest.mark.gpu
-def test_tensor_cores_cut_off_and_pytorch_rounds(monkeypatch):
+def test_tensor_cores_cut_off_and_pytorch_rounds(ieee):
     """Precision: the imitation's two errors are those of `tl.dot` and of PyTorch."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    torch.backends.cuda.matmul.allow_tf32 = True  # `ieee` puts it back
     u, v = torch.rand(2, 128, 128, device="cuda")
     sums, cut = u.double() @ v.double(), torch.empty_like(u)
     product[(1,)](u, v, cut, M=128, N=128, K=128, PRECISION="tf32", num_warps=8)
