@@ -11,6 +11,7 @@ from course import resnet
 from course.data import digits
 from course.fast import vit as fast_vit
 from course.fast.optimize import Fast
+from course.graphs import ALONE
 from course.load_weights import load_resnet, load_vit
 from course.runtime import INTERPRET
 from course.vit import ViT, ViTConfig
@@ -278,14 +279,14 @@ def test_weights_are_packed_again_by_one_thread_at_a_time(device, images, monkey
     inside, compute = [], fast.packing.compute
 
     def watched():
-        inside.append(fast.lock.locked())
+        inside.append(ALONE._is_owned())
         compute()
 
     monkeypatch.setattr(fast.packing, "compute", watched)
     model.fc.weight.mul_(2)
     fast(images)
     fast.refresh()
-    assert inside == [True, True] and not fast.lock.locked()
+    assert inside == [True, True] and not ALONE._is_owned()
 
 
 def test_images_on_another_device(model):
