@@ -3,7 +3,8 @@
 The hardware cuts off the other 13 bits, which makes every product a little too small in magnitude: sums of positive
 numbers come out 0.065 % low. cuBLAS and cuDNN round their operands to the nearest TF32 number first (PTX's
 `cvt.rna.tf32.f32`), and so do these kernels: in registers, or, where TMA takes operands past the registers, in a pass
-of its own before. Between the layers of one model each kernel rounds what it stores instead, for the next one.
+of its own before, as for attention's queries, keys and values. Between the layers of one model each kernel rounds what
+it stores instead, for the next one.
 """
 from collections.abc import Sequence
 
