@@ -73,10 +73,9 @@ def batch_norm(
     """`input` (N, C, ...) of 2 to 5 dimensions, normalised per channel, as `torch.nn.functional.batch_norm`.
 
     With `training`, by the mean and the (biased) variance of the batch, which also move running_mean and running_var,
-    where given, by `momentum` (the variance unbiased); otherwise by running_mean and running_var. input may be float32,
-    float16 or bfloat16, with any strides, or (0,); the other tensors, (C,), have its dtype or are all float32. Raises
-    ValueError on other shapes, on missing statistics, on a single value per channel in training; TypeError on other
-    dtypes.
+    where given, by `momentum` (the variance unbiased); otherwise by running_mean and running_var. Every tensor may be
+    float32, float16 or bfloat16, with any strides; the others are (C,), input may also be (0,). Raises ValueError on
+    other shapes, on missing statistics, on a single value per channel in training; TypeError on other dtypes.
     """
     check_tensors("batch_norm", input=input)
     tensors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
@@ -91,9 +90,6 @@ def batch_norm(
     if not 2 <= len(shape) <= 5:
         raise ValueError(f"batch_norm: expected input of shape (N, C, ...) with 2 to 5 dimensions, got {shape}")
     for name, t in given.items():
-        if t.dtype not in (input.dtype, torch.float32):
-            either = f"in {input.dtype} as input, or in torch.float32"
-            raise TypeError(f"batch_norm: expected {name} {either}, got {t.dtype}")
         if t.device != input.device:
             raise ValueError(f"batch_norm: expected {name} on {input.device} as input, got {t.device}")
         if t.shape != shape[1:2]:
