@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import cases, check, contenders, kernels, memory, models, plots, products, report
+from benchmarks import cases, check, compiled, contenders, kernels, memory, models, plots, products, report
 from benchmarks.__main__ import main as benchmarks
 from benchmarks.session import Session
 from course import results, runtime
@@ -88,7 +88,7 @@ def test_contenders_agree(name):
     with full_precision():
         exact = family.reference(images)
     for provider in family.providers:
-        if not models.is_compiled(provider):
+        if not compiled.is_compiled(provider):
             logits = family.contender(provider, dtype, DEVICE).call(images)
             assert models.problem(logits, exact, dtype) is None, provider
             assert models.problem(logits * 1.2, exact, dtype)
@@ -100,11 +100,11 @@ def test_plan():
     families = {"vit-b16": contenders.ViTBase()}
     stored.add([model_row("timm-compile", 1.0), model_row("timm", 2.0)], RUN)
 
-    def names(*providers, compiled=True):
-        return [names for _, names in models.plan(cells, families, providers, stored, compiled)]
+    def names(*providers, quick=False):
+        return [names for _, names in models.plan(cells, families, providers, stored, quick)]
 
     available = ["course", "course-plain", "transformers", "timm", "transformers-compile", "timm-compile"]
-    assert names("all") == [available] * 2 and names("all", compiled=False) == [available[:4]] * 2
+    assert names("all") == [available] * 2 and names("all", quick=True) == [available[:4]] * 2
     assert names("course") == [["course"]] * 2
     assert names("best") == [["course", "timm-compile"], available]
     assert names("best", "course-plain")[0] == ["course", "course-plain", "timm-compile"]
