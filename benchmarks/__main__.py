@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         sub = commands.add_parser(what, help=f"measure {title}, and store the results")
         how = sub.add_mutually_exclusive_group()
         if what in ("kernels", "models"):
-            how.add_argument("--quick", action="store_true", help="few sizes, nothing compiled for long, nothing stored")
+            how.add_argument("--quick", action="store_true", help="few sizes, nothing compiled for long, nothing "
+                             "stored")
         if what == "models":
             sub.add_argument("--compiled", type=Path, metavar="FOLDER", help="what `prepare` compiled there is not "
                              "compiled again")

@@ -1,7 +1,7 @@
-"""What a call costs: the CPU's time for an operation on small tensors, and what a user waits for a model called plainly.
+"""What a call costs: the CPU's time for an operation on small tensors, and a user's time for a model called plainly.
 
 An operation is called a hundred times in a row, and nothing waits for its results. A model is called with one image, on
-an idle GPU. Both without gradients and without a graph.
+an idle GPU, and the time ends with its logits. Both without gradients and without a graph.
 """
 import functools
 import time

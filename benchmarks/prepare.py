@@ -6,6 +6,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -88,18 +89,19 @@ def main(model: str, dtype: str, batch: str, provider: str, folder: str) -> int:
     """One job, in this process, which has compiled nothing before. What it compiles is checked and timed as in a race,
     so that a race asks torch.compile for the same."""
     cell = Cell(model, dtype, int(batch))
-    compiled.without_binaries()
-    compiled.measured_in_turn()
-    models.set_up()
-    rows, errors = models.race(FAMILIES[model](), cell, [provider])
-    for row in rows:
-        print(in_a_line((*cell, provider, row["mode"])), f"{row['median_ms']:.4g} ms", flush=True)
-    for key, error in errors.items():
-        print(f"{in_a_line(key)}: {error}", flush=True)
-    if errors:
-        return 1
-    compiled.save(compiled.file_of(Path(folder), cell, provider))
-    return 0
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as caches:  # of two in one folder each loses choices
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = caches
+        compiled.without_binaries()
+        compiled.measured_in_turn()
+        models.set_up()
+        rows, errors = models.race(FAMILIES[model](), cell, [provider])
+        for row in rows:
+            print(in_a_line((*cell, provider, row["mode"])), f"{row['median_ms']:.4g} ms", flush=True)
+        for key, error in errors.items():
+            print(f"{in_a_line(key)}: {error}", flush=True)
+        if not errors:
+            compiled.save(compiled.file_of(Path(folder), cell, provider))
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

@@ -103,7 +103,11 @@ def ms(row: dict | None) -> str:
 
 
 def us(row: dict | None) -> str:
-    return f"{1e3 * median(row):,.3g}" if row else ""
+    """A row's time in microseconds."""
+    if row is None:
+        return ""
+    time = 1e3 * median(row)
+    return f"{time:.1f}" if time < 100 else f"{time:,.0f}"
 
 
 def limit_share(row: dict) -> float:

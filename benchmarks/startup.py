@@ -45,6 +45,8 @@ TITLES = {
     "resnet18": "ResNet-18", "vit-b16": "ViT-B/16", "resnet50": "ResNet-50 of torchvision, layers replaced",
 }
 
+IMAGE = (3, 224, 224)
+
 NEXT = {1: 8, 16: 32, 32: 64}
 """The batch size that comes second."""
 
@@ -58,7 +60,7 @@ class Cell(NamedTuple):
 
     @property
     def images(self) -> torch.Tensor:
-        return torch.randn(self.batch, 3, 224, 224, device=DEVICE, dtype=DTYPES[self.dtype])
+        return torch.randn(self.batch, *IMAGE, device=DEVICE, dtype=DTYPES[self.dtype])
 
 
 CELLS = [
@@ -105,7 +107,12 @@ def in_a_new_process(cell: Cell, provider: str, limit_s: float) -> tuple[list[di
     rows = [json.loads(line) for line in out.splitlines() if line.startswith(b"{")]
     missing = [step for step in STEPS[provider] if step not in {row["provider"] for row in rows}]
     why = said.decode(errors="replace").strip().splitlines()[-1:]
-    return rows, {(*cell, missing[0]): "".join(why)} if missing else {}
+    return rows, {(*after(cell, step), step): "".join(why) for step in missing[:1]}
+
+
+def after(cell: Cell, step: str) -> Cell:
+    """The cell that a step is measured in."""
+    return cell._replace(batch=NEXT[cell.batch]) if step == "course-next" else cell
 
 
 def main(model: str, dtype: str, batch: str, provider: str) -> None:
@@ -126,15 +133,15 @@ def rows(cell: Cell, provider: str) -> Iterator[dict]:
     if provider != "course":
         return
 
-    other = cell._replace(batch=NEXT[cell.batch])
+    other = after(cell, "course-next")
     more = other.images
     _, clock = clocked(lambda: call(more))
     yield row(other, "course-next", clock, timed(subject.graph(call, more))[0])
 
     _, clock = clocked(lambda: course.tune(subject.model, images))
-    before, after = timed(graph, subject.graph(called(subject, images), images))
-    yield row(cell, "course", first, before)
-    yield row(cell, "course-tuned", clock, after)
+    untuned, tuned = timed(graph, subject.graph(called(subject, images), images))
+    yield row(cell, "course", first, untuned)
+    yield row(cell, "course-tuned", clock, tuned)
 
 
 def loaded(cell: Cell, provider: str) -> Subject:

@@ -94,6 +94,24 @@ def test_contenders_agree(name):
             assert models.problem(logits * 1.2, exact, dtype)
 
 
+def test_transformers_makes_no_mask_while_a_graph_is_captured(monkeypatch):
+    """In which it would be all True, and attention slower than in a call."""
+    tracing = pytest.importorskip("transformers.utils.import_utils")
+    masks, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args, attn_mask=None, **options):
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    family = FAMILIES["vit"][0]()
+    contender, images = family.contender("transformers", "tf32", DEVICE), family.images(2, "tf32", DEVICE)
+    called = contender.call(images)
+    monkeypatch.setattr(tracing, "is_cuda_stream_capturing", lambda: True)
+    assert torch.equal(contender.call(images), called)
+    assert masks == [None] * 4
+
+
 def test_plan():
     stored = Results("models")
     cells = [models.Cell("vit-b16", "bf16", 1), models.Cell("vit-b16", "bf16", 8)]
@@ -219,6 +237,14 @@ class TestReadme:
         assert "a graph, transformers takes another path" in note
         assert "(60 against 20 ms with 8 images of ViT-B/16, bf16)" in note
         assert "| ViT-B/16, bf16 | 1.50‡ (2 ms) | 1.25‡ (16 ms) |" in note
+
+    def test_a_kernel_of_no_group_has_a_line_of_its_own(self, stored):
+        table = results.read("kernels", report.HEADLINE_GPU, stored)
+        before = report.kernels_table(table)
+        rows = [kernel_row(TINY[0], "course", 1.0), kernel_row(TINY[0], "cudnn", 3.0), kernel_row(TINY[0], "x", 2.0)]
+        table.add([{**row, "kernel": "conv9d"} for row in rows], RUN)
+        (line,) = set(report.kernels_table(table).splitlines()) - set(before.splitlines())
+        assert line == "| conv9d | cudnn, x | 2.00 | 2.00 |"
 
     def test_without_results(self, tmp_path):
         assert report.readme_block(tmp_path) == report.NOTHING
