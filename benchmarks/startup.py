@@ -14,6 +14,7 @@ import functools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -106,8 +107,9 @@ def in_a_new_process(cell: Cell, provider: str, limit_s: float) -> tuple[list[di
             out, said = late.stdout or b"", b"out of time"
     rows = [json.loads(line) for line in out.splitlines() if line.startswith(b"{")]
     missing = [step for step in STEPS[provider] if step not in {row["provider"] for row in rows}]
-    why = said.decode(errors="replace").strip().splitlines()[-1:]
-    return rows, {(*after(cell, step), step): "".join(why) for step in missing[:1]}
+    text = said.decode(errors="replace").strip()
+    why = re.findall(r"^[\w.]+Error\b.*", text, re.MULTILINE) or text.splitlines() or ["no word of it"]
+    return rows, {(*after(cell, step), step): why[-1] for step in missing[:1]}
 
 
 def after(cell: Cell, step: str) -> Cell:

@@ -53,11 +53,11 @@ class TestNewProcess:
 
     def test_an_error(self, ended):
         rows = [start_row("course", 1.0), start_row("course-next", 1.0, 8)]
-        said = b"Traceback\n  File\nAttributeError: tune\n"
+        said = b"Traceback\n  File\nAttributeError: tune\nand what to do\n"
         errors = {("resnet18", "fp16", 1, "course-tuned"): "AttributeError: tune"}
         assert ended("course", rows, 1, said) == (rows, errors)
         found, errors = ended("course", rows[:1], -9)
-        assert found == rows[:1] and errors == {("resnet18", "fp16", 8, "course-next"): ""}
+        assert found == rows[:1] and errors == {("resnet18", "fp16", 8, "course-next"): "no word of it"}
 
     def test_out_of_time(self, ended):
         ended.seen["limit"] = 5.0
