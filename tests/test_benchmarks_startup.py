@@ -91,15 +91,15 @@ class TestRows:
         monkeypatch.setattr(course, "tune", lambda model, images: tuned.append((model, images.shape)), raising=False)
         monkeypatch.setattr(tuning, "TUNED", tuning.TUNED)
         monkeypatch.setenv("COURSE_CACHE", "/nowhere")
-        monkeypatch.setattr(startup, "IMAGE", (3, 64, 64))
-        startup.main("resnet18", "tf32", "1", "course")
+        monkeypatch.setattr(startup, "IMAGE", (3, 32, 32))
+        startup.main("vit-b16", "tf32", "1", "course")
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [(row["provider"], row["batch"], row["median_ms"]) for row in rows] == [
             ("course", 1, 1.0), ("course-next", 8, 1.0), ("course", 1, 1.0), ("course-tuned", 1, 2.0)]
         assert rows[0]["seconds"] == rows[2]["seconds"] > 0 and all(row["cpu_s"] > 0 for row in rows[:2])
         assert all(set(row) == set(results.COLUMNS["startup"]) for row in rows)
         ((model, shape),) = tuned
-        assert type(model) is course.resnet.ResNet and shape == (1, 3, 64, 64)
+        assert type(model) is course.vit.ViT and shape == (1, 3, 32, 32)
         assert not tuning.TUNED.exists()
 
     @pytest.mark.parametrize("provider", ["torch", "torch-compile"])
@@ -136,11 +136,11 @@ class TestCalls:
         monkeypatch.setattr(calls, "time_in_turn", time)
         monkeypatch.setattr(calls, "FAMILIES", TINY)
 
-    @pytest.mark.parametrize("case", [pointwise("add", 100, "fp16"), calls.Model("resnet18", "tf32"),
-                                      calls.Model("vit-b16", "tf32")], ids=lambda case: case.cell[0])
+    @pytest.mark.parametrize("case", [pointwise("add", 100, "fp16"), calls.Model("vit-b16", "tf32")],
+                             ids=lambda case: case.cell[0])
     def test_who_competes(self, case):
         rows, errors = calls.measured(case, ["all"])
-        peer = {"add": "aten", "resnet18": "torchvision", "vit-b16": "timm"}[case.cell[0]]
+        peer = {"add": "aten", "vit-b16": "timm"}[case.cell[0]]
         names = ["course", peer] if case.cell[0] == "add" else ["course", "course-plain", peer]
         assert not errors and [row["provider"] for row in rows] == names
         assert all(set(row) == set(results.COLUMNS["calls"]) for row in rows)
