@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import cases, check, contenders, kernels, memory, models, plots, products, report
+from benchmarks import cases, check, compiled, contenders, kernels, memory, models, plots, products, report
 from benchmarks.__main__ import main as benchmarks
 from benchmarks.session import Session
 from course import results, runtime
@@ -88,10 +88,28 @@ def test_contenders_agree(name):
     with full_precision():
         exact = family.reference(images)
     for provider in family.providers:
-        if not models.is_compiled(provider):
+        if not compiled.is_compiled(provider):
             logits = family.contender(provider, dtype, DEVICE).call(images)
             assert models.problem(logits, exact, dtype) is None, provider
             assert models.problem(logits * 1.2, exact, dtype)
+
+
+def test_transformers_makes_no_mask_while_a_graph_is_captured(monkeypatch):
+    """In which it would be all True, and attention slower than in a call."""
+    tracing = pytest.importorskip("transformers.utils.import_utils")
+    masks, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args, attn_mask=None, **options):
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    family = FAMILIES["vit"][0]()
+    contender, images = family.contender("transformers", "tf32", DEVICE), family.images(2, "tf32", DEVICE)
+    called = contender.call(images)
+    monkeypatch.setattr(tracing, "is_cuda_stream_capturing", lambda: True)
+    assert torch.equal(contender.call(images), called)
+    assert masks == [None] * 4
 
 
 def test_plan():
@@ -100,11 +118,11 @@ def test_plan():
     families = {"vit-b16": contenders.ViTBase()}
     stored.add([model_row("timm-compile", 1.0), model_row("timm", 2.0)], RUN)
 
-    def names(*providers, compiled=True):
-        return [names for _, names in models.plan(cells, families, providers, stored, compiled)]
+    def names(*providers, quick=False):
+        return [names for _, names in models.plan(cells, families, providers, stored, quick)]
 
     available = ["course", "course-plain", "transformers", "timm", "transformers-compile", "timm-compile"]
-    assert names("all") == [available] * 2 and names("all", compiled=False) == [available[:4]] * 2
+    assert names("all") == [available] * 2 and names("all", quick=True) == [available[:4]] * 2
     assert names("course") == [["course"]] * 2
     assert names("best") == [["course", "timm-compile"], available]
     assert names("best", "course-plain")[0] == ["course", "course-plain", "timm-compile"]
@@ -219,6 +237,14 @@ class TestReadme:
         assert "a graph, transformers takes another path" in note
         assert "(60 against 20 ms with 8 images of ViT-B/16, bf16)" in note
         assert "| ViT-B/16, bf16 | 1.50‡ (2 ms) | 1.25‡ (16 ms) |" in note
+
+    def test_a_kernel_of_no_group_has_a_line_of_its_own(self, stored):
+        table = results.read("kernels", report.HEADLINE_GPU, stored)
+        before = report.kernels_table(table)
+        rows = [kernel_row(TINY[0], "course", 1.0), kernel_row(TINY[0], "cudnn", 3.0), kernel_row(TINY[0], "x", 2.0)]
+        table.add([{**row, "kernel": "conv9d"} for row in rows], RUN)
+        (line,) = set(report.kernels_table(table).splitlines()) - set(before.splitlines())
+        assert line == "| conv9d | cudnn, x | 2.00 | 2.00 |"
 
     def test_without_results(self, tmp_path):
         assert report.readme_block(tmp_path) == report.NOTHING
