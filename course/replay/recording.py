@@ -55,7 +55,7 @@ def made_anew(make: Callable[..., torch.Tensor], *args) -> torch.Tensor:
 
 
 class Recording:
-    """What `run` does is what the recorded call did, with other inputs. It holds while `condition` does, if not None."""
+    """What `run` does is what the recorded call did, with other inputs; while `condition` holds, if there is one."""
 
     def __init__(
         self, steps: list[Step], result: Callable[[list[torch.Tensor]], object], condition: Callable[[], bool] | None
@@ -184,20 +184,19 @@ class Recorder(TorchDispatchMode):
         known = {t.untyped_storage().data_ptr() for t in operands}
         if all(t.untyped_storage().data_ptr() in known for t in results) and not changes:
             return  # a view: of a tensor that a kernel gets, the pointer is all that counts
-        flat, structure = torch.utils._pytree.tree_flatten((args, kwargs))
-        makers = [self.view(t) if isinstance(t, torch.Tensor) else constant(t) for t in flat]
+        if len(operands) != sum(isinstance(t, torch.Tensor) for t in args):
+            raise NotKept(f"{func} gets tensors in a list or by name")
+        makers = [self.view(t) if isinstance(t, torch.Tensor) else constant(t) for t in args]
         if not changes:
             for t in results:
                 self.add(t)
 
         def step(tensors, pointers, stream):
-            again = [make(tensors) for make in makers]
-            args, kwargs = torch.utils._pytree.tree_unflatten(again, structure)
-            result = func(*args, **kwargs)
+            result = func(*[make(tensors) for make in makers], **kwargs)
             if not changes:
                 results = result if isinstance(result, (tuple, list)) else (result,)
                 tensors.extend(results)
-                pointers.extend(t.data_ptr() for t in results)
+                pointers.extend([t.data_ptr() for t in results])
 
         self.steps.append(step)
 
