@@ -48,10 +48,7 @@ def holds_while(condition: Callable[[], bool]) -> None:
 
 def made_anew(make: Callable[..., torch.Tensor], *args) -> torch.Tensor:
     """make(*args), a tensor that is neither the call's own nor one of its inputs, and is asked for again each time."""
-    t = make(*args)
-    if this_thread.observer is not None:
-        this_thread.observer.made(t, make, args)
-    return t
+    return make(*args) if this_thread.observer is None else this_thread.observer.made(make, args)
 
 
 class Recording:
@@ -70,7 +67,7 @@ class Recording:
 
 
 class Recorder(TorchDispatchMode):
-    """See above. No two of `inputs` may begin at the same address."""
+    """See above."""
 
     def __init__(self, inputs: list[torch.Tensor]):
         super().__init__()
@@ -87,16 +84,21 @@ class Recorder(TorchDispatchMode):
         self.later = False
         """Whether the next one like it might be"""
         self.condition: Callable[[], bool] | None = None
+        self.paused = False
+        self.entered = 0
         for t in inputs:
             self.add(t)
         self.inputs = len(inputs)
 
     def __enter__(self):
+        self.entered += 1  # once more for each operation of ours that runs
         this_thread.observer = self
         return super().__enter__()
 
     def __exit__(self, *error):
-        this_thread.observer = None
+        self.entered -= 1
+        if not self.entered:
+            this_thread.observer = None
         return super().__exit__(*error)
 
     # what the call does
@@ -116,7 +118,13 @@ class Recorder(TorchDispatchMode):
         """A launch: see `replay.launches`."""
         self.attempt(lambda: self.steps.append(Launch(kernel, grid, args, self.place)))
 
-    def made(self, t: torch.Tensor, make, args) -> None:
+    def made(self, make: Callable[..., torch.Tensor], args: tuple) -> torch.Tensor:
+        """make(*args), without what it does."""
+        self.paused = True
+        try:
+            t = make(*args)
+        finally:
+            self.paused = False
         self.add(t)
 
         def step(tensors, pointers, stream):
@@ -125,6 +133,7 @@ class Recorder(TorchDispatchMode):
             pointers.append(t.data_ptr())
 
         self.steps.append(step)
+        return t
 
     def forgo(self, reason: str) -> None:
         self.against, self.later = reason, True
@@ -132,7 +141,8 @@ class Recorder(TorchDispatchMode):
     def attempt(self, record, *args) -> None:
         """record(*args), for which the call itself must never fail."""
         try:
-            record(*args)
+            if not self.paused:
+                record(*args)
         except NotKept as reason:
             self.against = self.against or str(reason)
 
@@ -142,7 +152,7 @@ class Recorder(TorchDispatchMode):
         """Gives `t` the next number."""
         number, storage = len(self.tensors), t.untyped_storage().data_ptr()
         self.tensors.append(t)
-        self.by_pointer[t.data_ptr()] = number
+        self.by_pointer.setdefault(t.data_ptr(), number)
         self.by_storage[storage] = None if storage in self.by_storage else number
 
     def place(self, t: torch.Tensor) -> Pointer:
@@ -222,7 +232,7 @@ class Recorder(TorchDispatchMode):
 
     def recording(self, result) -> Recording:
         """The call, whose result is `result`. Raises NotKept where it cannot be kept."""
-        unused = set(range(self.inputs)) - self.used
+        unused = {self.by_pointer[t.data_ptr()] for t in self.tensors[: self.inputs]} - self.used
         if self.against is None and unused:
             self.against = f"no kernel gets input number {min(unused)}"
         if self.against is not None:
