@@ -10,7 +10,6 @@ gradient is wanted, in a transform of torch.func, in a mode of torch.overrides o
 it is traced, compiled or profiled, or with hooks on Triton's launches; and wherever an argument is anything but a plain
 tensor on the current GPU or a plain constant.
 """
-import threading
 import weakref
 from collections.abc import Callable
 
@@ -22,7 +21,7 @@ from course.precision import conv_precision, matmul_precision
 from course.replay.recording import Recorder, Recording
 from course.runtime import INTERPRET
 
-ON: bool = not INTERPRET
+ON: bool = not INTERPRET and torch.backends.cuda.is_built()
 """Whether calls are kept. The interpreter launches nothing."""
 
 MOST = 4096
@@ -49,7 +48,6 @@ class Calls:
     """The calls of `fn` that are kept."""
 
     everywhere: "weakref.WeakSet[Calls]" = weakref.WeakSet()
-    lock = threading.Lock()
 
     def __init__(self, fn: Callable):
         self.fn = fn
@@ -62,10 +60,10 @@ class Calls:
         if somebody_watches():
             return MADE_THE_USUAL_WAY
         tensors, pointers = [], []
-        device = current_device()
         try:
+            device = current_device()
             signature = signature_of(args, kwargs, device, tensors, pointers)
-        except RuntimeError:  # of a sparse tensor, for instance, which has no pointer
+        except RuntimeError:  # of a sparse tensor, for instance, which has no pointer, or where there is no GPU
             return MADE_THE_USUAL_WAY
         if signature is None:
             return MADE_THE_USUAL_WAY

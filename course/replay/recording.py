@@ -143,8 +143,8 @@ class Recorder(TorchDispatchMode):
         try:
             if not self.paused:
                 record(*args)
-        except NotKept as reason:
-            self.against = self.against or str(reason)
+        except Exception as reason:  # NotKept, or what another version of PyTorch or Triton leads to
+            self.against = self.against or str(reason) or repr(reason)
 
     # what is kept of it
 

@@ -1,5 +1,7 @@
 import copy
+import gc
 import threading
+import weakref
 
 import hypothesis
 import pytest
@@ -94,6 +96,15 @@ def test_another_call_is_another_call(changed, times, again):
     before = len(again)
     assert_same(add(x, y), usual(add, x, y))
     assert len(again) == before + 1
+
+
+@pytest.mark.parametrize("changed", list(CHANGED)[:7])
+@pytest.mark.usefixtures("again")
+def test_what_makes_another_signature(changed):
+    warm(add, randn(4, 5), randn(4, 5))
+    function, args = CHANGED[changed]()
+    warm(function, *args)
+    assert signatures() == 2
 
 
 def test_numbers_that_are_equal_and_not_the_same(again):
@@ -379,6 +390,21 @@ def test_threads(again):
     for thread in threads:
         thread.join()
     assert not wrong and again
+
+
+@pytest.mark.parametrize("name", ["conv2d, weight copied", "attention", "batch_norm, training", "relu, in place"])
+@pytest.mark.usefixtures("again")
+def test_no_tensor_is_kept(name):
+    gone = []
+    for _ in range(4):
+        function, args, kwargs = CASES[name]()
+        args, kwargs = on(DEVICE, args), on(DEVICE, kwargs)
+        result = function(*args, **kwargs)
+        gone += [weakref.ref(t.untyped_storage()) for t in (result, *args) if isinstance(t, torch.Tensor)]
+        gone += [weakref.ref(t) for t in (result, *args) if isinstance(t, torch.Tensor)]
+        del args, kwargs, result
+    gc.collect()
+    assert not [ref for ref in gone if ref() is not None]
 
 
 @st.composite

@@ -118,6 +118,14 @@ def test_a_call_may_be_left_for_another_time():
     assert made_anew(len, "abc") == 3
 
 
+def test_an_error_of_the_recorder_is_not_the_callers(again, monkeypatch):
+    monkeypatch.setattr("course.replay.recording.Launch", lambda *args: 1 // 0)
+    recorder, result = recorded(relu, torch.ones(4, device=DEVICE))
+    assert result.tolist() == [1.0] * 4
+    with pytest.raises(NotKept, match="division"):
+        recorder.recording(result)
+
+
 def test_an_error_of_the_call_is_the_callers(again):
     with pytest.raises(ZeroDivisionError):
         recorded(lambda x: relu(x) / (1 // 0), torch.randn(4, device=DEVICE))
