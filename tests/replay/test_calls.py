@@ -98,6 +98,14 @@ def test_another_call_is_another_call(changed, times, again):
     assert len(again) == before + 1
 
 
+def test_operands_that_are_one_tensor_are_not_two(again):
+    both, x, y = randn(4, 5), randn(4, 5), randn(4, 5)
+    assert_same(warm(add, both, both), usual(add, both, both))
+    assert_same(warm(add, x, y), usual(add, x, y))
+    assert_same(add(both, both), usual(add, both, both))
+    assert len(again) == 3 and signatures() == 2
+
+
 @pytest.mark.parametrize("changed", list(CHANGED)[:7])
 @pytest.mark.usefixtures("again")
 def test_what_makes_another_signature(changed):
@@ -197,12 +205,17 @@ def test_a_tangent_is_still_refused(again):
 def test_vmap_sees_the_call(again):
     x, y = randn(3, 4, 5), randn(3, 4, 5)
     warm(add, x[0], y[0])
-    before = len(again)
+    before, watched = len(again), []
+
+    def watched_add(x, y):
+        watched.append(calls.somebody_watches())
+        return add(x, y)
+
     try:
-        torch.testing.assert_close(torch.func.vmap(add)(x, y), x + y)
+        torch.testing.assert_close(torch.func.vmap(watched_add)(x, y), x + y)
     except RuntimeError as error:
         assert "vmap" in str(error) or "batching" in str(error)
-    assert len(again) == before
+    assert len(again) == before and watched == [True]
 
 
 def test_modes_see_the_call(again):
@@ -267,8 +280,9 @@ def test_tracing_sees_the_call(again):
     warm(add, x, y)
     graph = torch.fx.symbolic_trace(lambda a, b: add(a, b)).graph
     assert add in [node.target for node in graph.nodes]
-    traced = torch.jit.trace(lambda a, b: add(a, b), (x, y))
-    assert "course::add" in str(traced.graph)
+    watched = []
+    traced = torch.jit.trace(lambda a, b: (watched.append(calls.somebody_watches()), add(a, b))[1], (x, y))
+    assert "course::add" in str(traced.graph) and watched[0]
 
 
 def test_torch_compile_sees_the_call(again):
