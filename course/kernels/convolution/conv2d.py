@@ -16,7 +16,7 @@ The engines; the first that can run computes. H200, float16, 16 images:
 """
 import torch
 
-from course.kernels.convolution import direct, few_channels, pointers, tma
+from course.kernels.convolution import depthwise, direct, few_channels, pointers, tma
 from course.kernels.convolution.problem import convolution_problem, pad_sides, result_format, result_shape
 from course.kernels.parts.activation import ACTIVATIONS, Activation
 from course.kernels.parts.checks import check_one_of, check_tensors, integer, pair
@@ -25,7 +25,7 @@ from course.operators import custom_op
 from course.precision import conv_precision
 from course.tuning import Engines
 
-ENGINES = Engines("conv2d", direct, tma, few_channels, pointers)
+ENGINES = Engines("conv2d", depthwise, direct, tma, few_channels, pointers)
 
 
 @torch_function("lower")
