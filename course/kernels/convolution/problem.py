@@ -122,7 +122,7 @@ class Convolution(NamedTuple):
         """Whether TMA can read images and filters as they are, 64 bytes or more at a time."""
         itemsize = self.dtype.itemsize
         pixels = whole_pixels((self.N, self.H, self.W), self.x_strides, itemsize)
-        return self.aligned and pixels and self.channels * itemsize % 64 == 0
+        return self.aligned and pixels and self.C * itemsize % 64 == 0
 
     @property
     def tma_writes(self) -> bool:
