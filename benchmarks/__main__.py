@@ -1,4 +1,4 @@
-"""python -m benchmarks kernels | models | plots | readme | posts
+"""python -m benchmarks kernels | models | replaced | plots | readme | posts
 
     python -m benchmarks models --providers peers --budget 540    # the peers, as many as fit in nine minutes
     python -m benchmarks models --providers best                  # then ours and each cell's best peer, side by side
@@ -18,7 +18,7 @@ POSTS = results.ROOT / "posts"
 def main(argv: list[str] | None = None) -> int:
     top = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures, and shows what was measured.")
     commands = top.add_subparsers(required=True, dest="command", metavar="command")
-    for what in ("kernels", "models"):
+    for what in ("kernels", "models", "replaced"):
         sub = commands.add_parser(what, help=f"measure {what} beside their peers, and store the results")
         how = sub.add_mutually_exclusive_group()
         how.add_argument("--quick", action="store_true", help="few sizes, nothing compiled for long, nothing stored")
@@ -54,7 +54,7 @@ def measure(
     """Measures and prints; 1 if a result was wrong or could not be had. Without a GPU, prints what is stored."""
     if runtime.INTERPRET:
         return show_stored(what)
-    from benchmarks import kernels, models
+    from benchmarks import kernels, models, replaced
     from benchmarks.session import Session, in_a_line
 
     run = results.circumstances()
@@ -64,6 +64,9 @@ def measure(
     if what == "kernels":
         cases = kernels.quick_cases() if quick else kernels.all_cases()
         kernels.run(session, [case for case in cases if named(case.cell, only)], providers)
+    elif what == "replaced":
+        cells = replaced.QUICK_CELLS if quick else replaced.CELLS
+        replaced.run(session, [cell for cell in cells if named(cell, only)], providers)
     else:
         cells = models.QUICK_CELLS if quick else models.CELLS
         models.run(session, [cell for cell in cells if named(cell, only)], providers, compiled=not quick)

@@ -27,7 +27,7 @@ NOTHING = "No measurements are stored yet."
 
 def as_text(results: Results) -> str:
     """A line a cell: ours, the best peer, and how they compare."""
-    return (models_text if results.what == "models" else kernels_text)(results)
+    return {"models": models_text, "kernels": kernels_text, "replaced": replaced_text}[results.what](results)
 
 
 def models_text(results: Results) -> str:
@@ -59,6 +59,21 @@ def kernels_text(results: Results) -> str:
         ratio = f"{races[cell].ratio:.2f}" if cell in races else ""
         lines.append((*cell, ms(ours), *figures, *peer(fastest(rows, is_peer)), ratio))
     header = ("kernel", "shape", "dtype", "ours ms", "GB/s", "TFLOP/s", "of limit", "best peer", "ms", "ratio")
+    return table(header, lines)
+
+
+def replaced_text(results: Results) -> str:
+    lines, races = [], results.races()
+    for cell, rows in results.cells().items():
+        times = {(row["provider"], row["layout"]): ms(row) for row in rows}
+        by_layout = (
+            times.get((provider, layout), "") for layout in ("contiguous", "channels_last")
+            for provider in ("course", "torch")
+        )
+        race = races.get(cell)
+        lowest = f"{race.best['q20_ms'] / race.ours['q80_ms']:.2f}" if race else ""
+        lines.append((*cell, *by_layout, f"{race.ratio:.2f}" if race else "", lowest))
+    header = ("model", "batch", "ours NCHW ms", "torch", "ours channels_last", "torch", "best ratio", "q20 / q80")
     return table(header, lines)
 
 

@@ -1,4 +1,4 @@
-"""What was measured, where and when: benchmarks/results/<gpu>/{kernels,models}.csv, and .json with the circumstances.
+"""What was measured, where and when: benchmarks/results/<gpu>/{kernels,models,replaced}.csv, and .json with the rest.
 
 The .json holds the rows of the .csv, each with the date of the run that measured it, and for each of these runs the
 GPU, driver, versions, commit and the hardware's limits; those of the last run stand at the top.
@@ -30,11 +30,17 @@ RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = {
     "models": ("model", "dtype", "batch", "provider", "mode", "median_ms", "q20_ms", "q80_ms", "peak_mib"),
     "kernels": ("kernel", "shape", "dtype", "provider", "median_ms", "q20_ms", "q80_ms", "gbps", "tflops", "limit_ms"),
+    "replaced": ("model", "batch", "provider", "layout", "median_ms", "q20_ms", "q80_ms"),
 }
-CELL = {"models": ("model", "dtype", "batch"), "kernels": ("kernel", "shape", "dtype")}
+CELL = {
+    "models": ("model", "dtype", "batch"), "kernels": ("kernel", "shape", "dtype"), "replaced": ("model", "batch"),
+}
 """The columns that say what was measured; the providers in one cell compete."""
 
-KEY = {"models": (*CELL["models"], "provider", "mode"), "kernels": (*CELL["kernels"], "provider")}
+KEY = {
+    "models": (*CELL["models"], "provider", "mode"), "kernels": (*CELL["kernels"], "provider"),
+    "replaced": (*CELL["replaced"], "provider", "layout"),
+}
 """The columns that tell rows apart."""
 
 PACKAGES = ("torch", "triton", "transformers", "timm", "torchvision")
@@ -149,7 +155,7 @@ def gpus(root: Path | None = None) -> list[str]:
 
 
 def read(what: str, gpu: str | None = None, root: Path | None = None) -> Results:
-    """The stored table `what` ("kernels" or "models") of `gpu`; empty if there is none.
+    """The stored table `what` ("kernels", "models" or "replaced") of `gpu`; empty if there is none.
 
     By default of this machine's GPU, or on a machine without one, or with one that was never measured, of the
     first that was.

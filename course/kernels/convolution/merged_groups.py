@@ -82,7 +82,7 @@ def merged(problem: Convolution) -> Convolution | None:
 def can_run(problem: Convolution) -> bool:
     """Groups that can be merged, in images with their channels side by side, and enough work for one more launch."""
     p = merged(problem)
-    if p is None or not problem.worth_measuring or p.dtype == torch.float32 and p.precision == "ieee":
+    if p is None or not p.worth_measuring or p.dtype == torch.float32 and p.precision == "ieee":
         return False
     return p.x_channels_last and p.out_channels_last
 

@@ -268,7 +268,8 @@ def plan(problem: Convolution, config: Config) -> TmaPlan:
         sizes=(p.K, boxes, (p.H, p.W), p.padding[::2], p.dilation, pixel_steps((p.N, p.H, p.W), p.x_strides)[2]),
         options={
             "C": p.C, "FILTERS": p.group_filters if p.groups > 1 else None, "R": p.R, "S": p.S, "STRIDE": p.stride,
-            "ACTIVATION": ACTIVATIONS[p.activation], "ROUNDING": p.rounding, "PRECISION": "tf32_operands" if p.dtype == torch.float32 else "ieee", **options,
+            "ACTIVATION": ACTIVATIONS[p.activation], "ROUNDING": p.rounding,
+            "PRECISION": "tf32_operands" if p.dtype == torch.float32 else "ieee", **options,
             **pdl_options(programs, most=runtime.num_sms() // 2),
         },
     )

@@ -54,12 +54,11 @@ def transpose_images(x: torch.Tensor, out: torch.Tensor) -> None:
     """Copies the images `x` (N, C, H, W) to `out`, of the same shape; rows of each follow each other without gaps."""
     N, C, H, W = x.shape
     steps = tuple((t.stride(0), t.stride(1), pixel_step((H, W), t.stride())) for t in (x, out))
-    vector = VECTOR_BYTES // x.element_size()
-    begin = math.gcd(x.storage_offset(), out.storage_offset())
+    begin = math.gcd(VECTOR_BYTES, x.data_ptr(), out.data_ptr()) // x.element_size()
 
     def align(length, run):
         others = [s for step in steps if step[run] == 1 for d, s in enumerate(step) if d != run]
-        return math.gcd(vector, begin, length, *others)
+        return math.gcd(begin, length, *others)
 
     block = 1 << 9 if runtime.INTERPRET else 64
     block_p, block_c = min(block, next_power_of_2(H * W)), min(block, next_power_of_2(C))
