@@ -17,7 +17,7 @@ import triton.language as tl
 
 from course import runtime
 from course.kernels.convolution import few_channels, merged_groups, tma
-from course.kernels.convolution.problem import Convolution
+from course.kernels.convolution.problem import Convolution, pixel_step
 from course.kernels.parts.pdl import pdl_launch_dependents, pdl_options, pdl_wait
 from course.kernels.parts.sizes import cdiv, next_power_of_2
 from course.kernels.parts.vectors import VECTOR_BYTES, aligned
@@ -68,14 +68,6 @@ def transpose_images(x: torch.Tensor, out: torch.Tensor) -> None:
     )
 
 
-def pixel_step(size: tuple[int, int], strides: tuple[int, ...]) -> int | None:
-    """The step from pixel to pixel, from the end of a row to the next as well; None where there is no one step."""
-    height, width = size
-    if width == 1:
-        return strides[2]
-    return strides[3] if height == 1 or strides[2] == width * strides[3] else None
-
-
 def channels_last_strides(channels: int, height: int, width: int) -> tuple[int, int, int, int]:
     return height * width * channels, 1, width * channels, channels
 
@@ -98,7 +90,7 @@ def can_run(problem: Convolution) -> bool:
     p = problem
     if p.x_channels_last and p.out_channels_last or not p.worth_measuring or runtime.capability() < (9, 0):
         return False
-    return pixel_step((p.H, p.W), p.x_strides) is not None and min(p.x_strides) > 0 and inner(p) is not None
+    return p.x_without_gaps and inner(p) is not None
 
 
 @per_gpu
