@@ -187,6 +187,8 @@ def kernels_table(kernels: Results) -> str:
         ("matmul, and ViT-B/16's linear layers", "cuBLAS", ("matmul", "linear")),
         ("linear + GELU, linear + residual", "cuBLAS and the separate operation", ("linear_gelu", "linear_residual")),
         ("ResNet-18's convolutions, bare", "cuDNN", ("conv2d",)),
+        ("ResNeXt-50's in groups, bare", "cuDNN", ("conv2d_grouped",)),
+        ("depthwise ones of MobileNetV2, EfficientNet-B0 and ConvNeXt, bare", "cuDNN", ("conv2d_depthwise",)),
         ("conv2d + batch norm + residual + ReLU", "cuDNN and the separate operations", ("conv2d_norm_add_relu",)),
         ("attention, heads of 64, no mask: 197 and 1,024 tokens", "the fastest SDPA backend", ("attention",)),
     ):

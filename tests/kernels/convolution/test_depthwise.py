@@ -14,7 +14,7 @@ from tests.kernels.engines import offer
 from tests.kernels.images import LAYOUTS
 
 
-def use_tiles(monkeypatch, rows, cols, vec, block=32):
+def use_tiles(monkeypatch, rows, cols, vec, block=128):
     """From here on depthwise convolutions are computed in these tiles; returns the problems that were."""
     problems = []
 
