@@ -1,4 +1,4 @@
-"""python -m benchmarks kernels | models | prepare | startup | calls | plots | readme | posts
+"""python -m benchmarks kernels | models | replaced | prepare | startup | calls | plots | readme | posts
 
     python -m benchmarks prepare compiled --budget 540            # compiles the models' peers, as many as fit
     python -m benchmarks models --compiled compiled               # then all side by side
@@ -17,6 +17,7 @@ from course.files import write_whole
 MEASURED = {
     "kernels": "kernels beside their peers",
     "models": "models beside their peers",
+    "replaced": "models before and after replace_layers",
     "startup": "the first call of a model with nothing stored, in new processes with empty caches",
     "calls": "the CPU's time a call, and models called plainly",
 }
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     for what, title in MEASURED.items():
         sub = commands.add_parser(what, help=f"measure {title}, and store the results")
         how = sub.add_mutually_exclusive_group()
-        if what in ("kernels", "models"):
+        if what in ("kernels", "models", "replaced"):
             how.add_argument("--quick", action="store_true", help="few sizes, nothing compiled for long, nothing "
                              "stored")
         if what == "models":
@@ -79,7 +80,7 @@ def measure(
     """Measures and prints; 1 if a result was wrong or could not be had. Without a GPU, prints what is stored."""
     if runtime.INTERPRET:
         return show_stored(what)
-    from benchmarks import calls, kernels, models, startup
+    from benchmarks import calls, kernels, models, replaced, startup
     from benchmarks.session import Session, in_a_line
 
     run = results.circumstances()
@@ -89,6 +90,9 @@ def measure(
     if what == "kernels":
         cases = kernels.quick_cases() if quick else kernels.all_cases()
         kernels.run(session, [case for case in cases if named(case.cell, only)], providers)
+    elif what == "replaced":
+        cells = replaced.QUICK_CELLS if quick else replaced.CELLS
+        replaced.run(session, [cell for cell in cells if named(cell, only)], providers)
     elif what == "models":
         cells = models.QUICK_CELLS if quick else models.CELLS
         models.run(session, [cell for cell in cells if named(cell, only)], providers, quick, compiled)

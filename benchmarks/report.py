@@ -27,6 +27,8 @@ GROUPS = (
     ("matmul, and ViT-B/16's linear layers", "cuBLAS", ("matmul", "linear")),
     ("linear + GELU, linear + residual", "cuBLAS and the separate operation", ("linear_gelu", "linear_residual")),
     ("ResNet-18's convolutions, bare", "cuDNN", ("conv2d",)),
+    ("ResNeXt-50's in groups, bare", "cuDNN", ("conv2d_grouped",)),
+    ("depthwise ones of MobileNetV2, EfficientNet-B0 and ConvNeXt, bare", "cuDNN", ("conv2d_depthwise",)),
     ("conv2d + batch norm + residual + ReLU", "cuDNN and the separate operations", ("conv2d_norm_add_relu",)),
     ("attention, heads of 64, no mask: 197 and 1,024 tokens", "the fastest SDPA backend", ("attention",)),
 )
@@ -37,7 +39,10 @@ NOTHING = "No measurements are stored yet."
 
 def as_text(results: Results) -> str:
     """A line a cell: ours, the best peer, and how they compare; of `startup`, a line a row."""
-    texts = {"models": models_text, "kernels": kernels_text, "startup": startup_text, "calls": calls_text}
+    texts = {
+        "models": models_text, "kernels": kernels_text, "replaced": replaced_text, "startup": startup_text,
+        "calls": calls_text,
+    }
     return texts[results.what](results)
 
 
@@ -86,6 +91,21 @@ def calls_text(results: Results) -> str:
         ours, plain, peers = map(us, (find(rows, "course"), find(rows, "course-plain"), theirs))
         lines.append((*cell, ours, plain, theirs["provider"] if theirs else "", peers, ratio))
     return table(("kernel", "shape", "dtype", "ours µs", "our model µs", "peer", "µs", "ratio"), lines)
+
+
+def replaced_text(results: Results) -> str:
+    lines, races = [], results.races()
+    for cell, rows in results.cells().items():
+        times = {(row["provider"], row["layout"]): ms(row) for row in rows}
+        by_layout = (
+            times.get((provider, layout), "") for layout in ("contiguous", "channels_last")
+            for provider in ("course", "torch")
+        )
+        race = races.get(cell)
+        lowest = f"{race.best['q20_ms'] / race.ours['q80_ms']:.2f}" if race else ""
+        lines.append((*cell, *by_layout, f"{race.ratio:.2f}" if race else "", lowest))
+    header = ("model", "batch", "ours NCHW ms", "torch", "ours channels_last", "torch", "best ratio", "q20 / q80")
+    return table(header, lines)
 
 
 def find(rows: Iterable[dict], provider: str, mode: str | None = None) -> dict | None:

@@ -32,6 +32,7 @@ TIMES = ("median_ms", "q20_ms", "q80_ms")
 COLUMNS = {
     "models": ("model", "dtype", "batch", "provider", "mode", *TIMES, "peak_mib"),
     "kernels": ("kernel", "shape", "dtype", "provider", *TIMES, "gbps", "tflops", "limit_ms"),
+    "replaced": ("model", "batch", "provider", "layout", *TIMES),
     "startup": ("model", "dtype", "batch", "provider", "seconds", "cpu_s", *TIMES),
     "calls": ("kernel", "shape", "dtype", "provider", *TIMES),
 }
@@ -40,7 +41,9 @@ COLUMNS = {
 CELL = {what: columns[: columns.index("provider")] for what, columns in COLUMNS.items()}
 """The columns that say what was measured; the providers in one cell compete."""
 
-KEY = {what: (*cell, "provider") for what, cell in CELL.items()} | {"models": (*CELL["models"], "provider", "mode")}
+KEY = {what: (*cell, "provider") for what, cell in CELL.items()} | {
+    "models": (*CELL["models"], "provider", "mode"), "replaced": (*CELL["replaced"], "provider", "layout"),
+}
 """The columns that tell rows apart."""
 
 PACKAGES = ("torch", "triton", "transformers", "timm", "torchvision")
