@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import triton
 
+from course import runtime
 from course.kernels.parts.activation import ACTIVATIONS
 from course.kernels.parts.checks import pair
 from course.kernels.parts.images import suggest_memory_format
@@ -116,6 +117,11 @@ class Convolution(NamedTuple):
     def out_channels_last(self) -> bool:
         """The same of the result."""
         return self.out_strides[1] <= self.out_strides[3]
+
+    @property
+    def on_tensor_cores(self) -> bool:
+        """Whether tensor cores multiply these numbers on this GPU."""
+        return (self.dtype != torch.float32 or self.precision != "ieee") and runtime.has_tensor_cores()
 
     @property
     def tma_reads(self) -> bool:
