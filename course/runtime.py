@@ -72,7 +72,7 @@ def num_sms() -> int:
 def has_tensor_cores() -> bool:
     """Whether Triton multiplies on the current GPU's tensor cores, in TF32 among others: from Ampere (8.0) on.
 
-    Turing (7.5) has them, in float16, but Triton multiplies there with ordinary instructions, and float32 numbers alone:
+    Turing (7.5) has them, for float16, but there Triton converts to float32 and multiplies with ordinary instructions:
     to the same results, slowly. True in the interpreter and on AMD.
     """
     return capability() == (0, 0) or capability() >= (8, 0)
