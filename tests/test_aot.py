@@ -62,7 +62,7 @@ def test_every_kernel_compiles_for_learners(target):
     compile_for(target, "--brief", "--dtypes", "float16")
 
 
-@pytest.mark.parametrize("target", LEARNERS)
+@pytest.mark.parametrize("target", ["sm_75", "sm_86"])  # the least shared memory, and the fewest multiprocessors
 def test_every_fourth_layer_fits(target):
     compile_for(target, "--layers", "4", "--dtypes", "float16")
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from course import kernels
+from course import kernels, runtime
 from course.precision import conv_precision, full_precision, matmul_precision
 
 SETTINGS = {matmul_precision: torch.backends.cuda.matmul, conv_precision: torch.backends.cudnn}
@@ -14,6 +14,14 @@ def test_float32_follows_pytorchs_setting(precision, allowed, ieee, dtype):
         setting.allow_tf32 = not allowed
     SETTINGS[precision].allow_tf32 = allowed
     assert precision(dtype) == ("tf32" if allowed and dtype == torch.float32 else "ieee")
+
+
+@pytest.mark.parametrize("precision", SETTINGS)
+def test_a_gpu_without_tf32_multiplies_in_float32(precision, ieee, monkeypatch):
+    SETTINGS[precision].allow_tf32 = True
+    for capability, expected in (((7, 5), "ieee"), ((8, 0), "tf32")):
+        monkeypatch.setattr(runtime, "capability", lambda capability=capability: capability)
+        assert precision(torch.float32) == expected
 
 
 def test_full_precision_is_put_back():

@@ -3,6 +3,7 @@
 No two GPUs rank a layer's configurations alike: see `tests.aot.compile`.
 """
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -41,29 +42,28 @@ def cases(dtype: torch.dtype) -> Iterator[Case]:
         return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
 
     for channels, side, filters, kernel_size, stride, padding, groups, batches in CONVOLUTIONS:
-        weight = empty(filters, channels // groups, kernel_size, kernel_size)
+        weight, bias = empty(filters, channels // groups, kernel_size, kernel_size), empty(filters)
         for images in batches:
             for last in (True, False):
                 x = empty(images, channels, side, side, last=last)
-                yield (f"conv2d {tuple(x.shape)} {'channels_last' if last else 'contiguous'}, {tuple(weight.shape)}",
-                       lambda x=x: conv2d(x, weight, weight[:, 0, 0, 0], stride, padding, 1, groups, activation="relu"))
+                label = f"conv2d {tuple(x.shape)}, {tuple(weight.shape)}{' channels_last' if last else ''}"
+                yield label, partial(conv2d, x, weight, bias, stride, padding, 1, groups, activation="relu")
     for rows, inputs, outputs, activation, residual in LINEARS:
-        x, weight, added = empty(rows, inputs), empty(outputs, inputs), empty(rows, outputs) if residual else None
-        yield (f"linear {rows} x {inputs}, {outputs} {activation}",
-               lambda: linear(x, weight, weight[:, 0].contiguous(), activation=activation, residual=added))
+        added = empty(rows, outputs) if residual else None
+        operands = empty(rows, inputs), empty(outputs, inputs), empty(outputs)
+        yield f"linear {rows}, {inputs}, {outputs}", partial(linear, *operands, activation=activation, residual=added)
     for images, heads, tokens, size, causal in HEADS:
-        q, k, v = empty(images, tokens, 3, heads, size).permute(2, 0, 3, 1, 4)
-        yield (f"attention {tuple(q.shape)} {'causal' if causal else ''}",
-               lambda: scaled_dot_product_attention(q, k, v, is_causal=causal))
+        qkv = empty(images, tokens, 3, heads, size).permute(2, 0, 3, 1, 4)
+        yield f"attention {tuple(qkv.shape[1:])}", partial(scaled_dot_product_attention, *qkv, is_causal=causal)
     square, batch = empty(4096, 4096), empty(96, 197, 64)
-    yield "matmul 4096", lambda: matmul(square, square)
-    yield "matmul 96 x 197", lambda: matmul(batch, batch.mT)
+    yield "matmul 4096", partial(matmul, square, square)
+    yield "matmul 96, 197", partial(matmul, batch, batch.mT)
     for images in (1, 64):
-        image = empty(images, 64, 112, 112, last=True)
-        yield f"stem {images}", lambda: stem(empty(images, 3, 224, 224), empty(64, 7, 8, 4), empty(64))
-        yield f"max_pool2d {images}", lambda: max_pool2d(image, 3, 2, 1)
-        yield f"adaptive_avg_pool2d {images}", lambda: adaptive_avg_pool2d(image[..., :7, :7], 1)
-        yield f"batch_norm {images}", lambda: batch_norm(image, *empty(2, 64), training=True)
-        yield f"group_norm {images}", lambda: group_norm(image, 32)
-        yield f"layer_norm {images}", lambda: layer_norm(empty(197 * images, 768), (768,), *empty(2, 768))
-        yield f"softmax {images}", lambda: softmax(empty(images, 50_257))
+        x, parameters = empty(images, 64, 112, 112, last=True), empty(2, 768)
+        yield f"stem {images}", partial(stem, empty(images, 3, 224, 224), empty(64, 7, 8, 4), empty(64))
+        yield f"max_pool2d {images}", partial(max_pool2d, x, 3, 2, 1)
+        yield f"adaptive_avg_pool2d {images}", partial(adaptive_avg_pool2d, x[..., :7, :7], 1)
+        yield f"batch_norm {images}", partial(batch_norm, x, *empty(2, 64), training=True)
+        yield f"group_norm {images}", partial(group_norm, x, 32)
+        yield f"layer_norm {images}", partial(layer_norm, empty(197 * images, 768), (768,), *parameters)
+        yield f"softmax {images}", partial(softmax, empty(images, 50_257))
