@@ -69,6 +69,7 @@ def num_sms() -> int:
     return 1 if INTERPRET else torch.cuda.get_device_properties().multi_processor_count
 
 
+@per_gpu
 def has_tensor_cores() -> bool:
     """Whether Triton multiplies on the current GPU's tensor cores, in TF32 among others: from Ampere (8.0) on.
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from course import kernels, runtime
+from course import kernels
 from course.precision import conv_precision, full_precision, matmul_precision
 
 SETTINGS = {matmul_precision: torch.backends.cuda.matmul, conv_precision: torch.backends.cudnn}
@@ -17,10 +17,10 @@ def test_float32_follows_pytorchs_setting(precision, allowed, ieee, dtype):
 
 
 @pytest.mark.parametrize("precision", SETTINGS)
-def test_a_gpu_without_tf32_multiplies_in_float32(precision, ieee, monkeypatch):
+def test_a_gpu_without_tf32_multiplies_in_float32(precision, ieee, set_capability):
     SETTINGS[precision].allow_tf32 = True
     for capability, expected in (((7, 5), "ieee"), ((8, 0), "tf32")):
-        monkeypatch.setattr(runtime, "capability", lambda capability=capability: capability)
+        set_capability(*capability)
         assert precision(torch.float32) == expected
 
 

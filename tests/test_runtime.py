@@ -60,8 +60,8 @@ def test_shared_memory(capability, kib, monkeypatch):
     ((0, 0), True, False), ((7, 5), False, False), ((8, 0), True, False), ((8, 6), True, False), ((8, 9), True, False),
     ((9, 0), True, True), ((10, 0), True, True), ((12, 0), True, False),
 ])
-def test_tensor_cores(capability, tensor_cores, fed_by_tma, monkeypatch):
-    monkeypatch.setattr(runtime, "capability", lambda: capability)
+def test_tensor_cores(capability, tensor_cores, fed_by_tma, set_capability):
+    set_capability(*capability)
     assert (runtime.has_tensor_cores(), runtime.tma_feeds_tensor_cores()) == (tensor_cores, fed_by_tma)
 
 

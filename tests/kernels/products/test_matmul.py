@@ -226,7 +226,7 @@ def of_linear(M, N, K, dtype, precision="ieee", a_strides=None, aligned=True):
     return product_problem((M, N), K, (N, 1), a_strides, (1, K), None, dtype, precision, None, False, False, aligned)
 
 
-def test_offered_configurations(dtype, monkeypatch):
+def test_offered_configurations(dtype, set_capability, monkeypatch):
     def clear():  # which a process that sees one GPU need not do
         for engine in (hopper, tma, pointers):
             engine.configs.cache_clear()
@@ -234,7 +234,7 @@ def test_offered_configurations(dtype, monkeypatch):
     monkeypatch.setattr(runtime, "INTERPRET", False)
     monkeypatch.setattr(runtime, "num_sms", lambda: 132)
     for capability in ((0, 0), (7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)):
-        monkeypatch.setattr(runtime, "capability", lambda capability=capability: capability)
+        set_capability(*capability)
         clear()
         for precision in ("ieee", "tf32"):
             for size in ((8192, 8192, 8192), (50432, 768, 3072), (197, 768, 768), (1, 2000, 16384)):
