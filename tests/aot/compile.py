@@ -104,7 +104,7 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
         if kwargs.get("PRECISION") == "tf32" and target.backend == "cuda" and "cvt.rna.tf32" not in kernel.asm["ptx"]:
             raise AssertionError("multiplies TF32 operands that were not rounded")
         if target.backend == "cuda" and spilled(kernel) > MOST_SPILLED and not every_configuration:
-            raise AssertionError(f"{name} in {kwargs}: a thread spills {spilled(kernel)} bytes")
+            raise AssertionError(f"a thread of {name} spills {spilled(kernel)} bytes: {kwargs}")
         if kwargs.get("PDL"):
             check_order(kernel.asm["ptx"], tasks_of_warps(kernel.asm["ttgir"]), kwargs["PDL"] == SIGNAL_AT_START.value)
         compiled.of_case.add(name)
