@@ -210,7 +210,8 @@ def configs(problem: Attention) -> list[Config]:
         _, wide, wider = sorted((block_m, keys, block_e))
         at_once = max(1, 2**20 // (wide * wider))  # a tile has at most 2**20 elements
         return in_order((block_m, block_n, 4, 1), HEADS=min(at_once, next_power_of_2(heads)))
-    if problem.dtype == torch.float32:  # without tensor cores a thread holds whole rows of q and k in registers
+    if problem.dtype == torch.float32 or not runtime.has_tensor_cores():
+        # without tensor cores a thread holds whole rows of q and k in registers
         return in_order((min(64, 4096 // block_e), min(32, 4096 // block_e), 8, 2))
     if block_e > 128:
         return in_order((64, 32, 8, 2))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import triton
 
+from course import runtime
 from course.kernels.parts.activation import ACTIVATIONS
 from course.kernels.parts.checks import pair
 from course.kernels.parts.images import suggest_memory_format
@@ -121,6 +122,11 @@ class Convolution(NamedTuple):
     def x_without_gaps(self) -> bool:
         """Whether one step leads from each pixel of an image of x to the next, and no element stands for several."""
         return pixel_step((self.H, self.W), self.x_strides) is not None and min(self.x_strides) > 0
+
+    @property
+    def on_tensor_cores(self) -> bool:
+        """Whether tensor cores multiply these numbers on this GPU."""
+        return (self.dtype != torch.float32 or self.precision != "ieee") and runtime.has_tensor_cores()
 
     @property
     def tma_reads(self) -> bool:

@@ -197,8 +197,7 @@ def can_run(problem: Convolution) -> bool:
 def can_write(problem: Convolution) -> bool:
     """Whether tensor cores multiply these numbers, and TMA can write the result."""
     p = problem
-    precise = p.dtype == torch.float32 and p.precision == "ieee"
-    if runtime.capability() not in ((9, 0), (10, 0)) or precise:
+    if not runtime.tma_feeds_tensor_cores() or not p.on_tensor_cores:
         return False
     near = all(d * taps < FARTHEST for d, taps in zip(p.dilation, (p.R, p.S))) and max(p.padding) < FARTHEST
     return near and p.tma_writes

@@ -18,6 +18,7 @@ def cases(dtype):
     yield "1x1", lambda: conv2d(x, w[:, :, :1, :1], stride=2)
     if dtype == torch.float32:
         yield "ieee", in_full_precision
+        yield "TF32 operands", lambda: conv2d(x, w, padding=1, tf32_operands=True)
     yield "1x1, no stride", lambda: conv2d(x, w[:, :, :1, :1], w[:, 0, 0, 0], activation="gelu_tanh")
     many = image(128, 64, 14, 14).to(memory_format=last)
     yield "many images", lambda: conv2d(many, image(72, 64, 3, 3), stride=2, padding=1)
