@@ -174,6 +174,8 @@ def kernels_table(kernels: Results) -> str:
         ("ResNet-18's convolutions, bare", "cuDNN", ("conv2d",)),
         ("conv2d + batch norm + residual + ReLU", "cuDNN and the separate operations", ("conv2d_norm_add_relu",)),
         ("attention, heads of 64, no mask: 197 and 1,024 tokens", "the fastest SDPA backend", ("attention",)),
+        ("attention, heads of 128, causal or masked: 1,024 and 4,096 tokens", "the fastest SDPA backend",
+         ("attention_wide", "attention_causal", "attention_masked")),
     ):
         line(title, against, by_time, lambda row, names=names: row["kernel"] in names)
     apart = sum(not race.one_run for race in races.values())
