@@ -1,15 +1,16 @@
 """Attention for Hopper, in Gluon: one warp loads by TMA, and two warp groups attend to 64 queries each.
 
-A block of 64 queries and 128 keys keeps the tensor cores busy for 8 * HEAD cycles, with 2 * 64 * 128 * HEAD products
-and sums at 2,048 a cycle, and the units for exponentials for 512, at 16 a cycle. One after the other, each would leave
-the other idle. So a warp group starts two products together, the queries by the keys of the next block and the weights
-of this block by its values, and computes the next block's weights while the second one is still on the tensor cores. At
-the end of a tile the next block is the first one of the next tile. That is why one stage of shared memory holds the
-keys of one block and the values of the block before it.
+A block of 64 queries and 128 keys keeps the tensor cores busy for 8 * HEAD cycles, with 2 * 2 * 64 * 128 * HEAD
+operations at 4,096 a cycle, and the units for exponentials for 512, at 16 a cycle. One after the other, each would
+leave the other idle. So there are two warp groups: while the products of one are on the tensor cores, the other
+computes exponentials.
 
-The two warp groups take turns (the ping-pong of FlashAttention-3, Shah et al., 2024): a group starts its products after
-the other has started its own. Without that both would soon wait for the tensor cores at the same time, and then compute
-exponentials at the same time.
+Without further measures both soon wait for the tensor cores at the same time, and then compute exponentials at the same
+time. So they take turns (the ping-pong of FlashAttention-3, Shah et al., 2024): a group starts its products after the
+other has started its own, or, with few operations a block, when the other's are done. To need one turn a block and not
+two, it starts two products together: the weights of this block by its values, and the queries by the next block's keys,
+or at the end of a tile the next tile's queries by its first keys. That is why one stage of shared memory holds the keys
+of one block and the values of the block before it.
 
 With a causal mask the last block of a tile holds the diagonal, as blocks have as many keys as tiles have queries; only
 there, and past the last key, are scores replaced by -inf. Tiles have from one block to all of them, so that programs
@@ -227,76 +228,64 @@ def attend_by_turns(
     queries, keys, values, queries_full, queries_empty, full, empty, masks = buffers
     RESULT: gl.constexpr = accumulator_layout(HEAD)
     DTYPE: gl.constexpr = out_desc.dtype
+    TURN_WHEN_STARTED: gl.constexpr = HEAD == 128 and MASK != MASK_OF_KEYS
     tiles = tiles_of_program(heads * gl.cdiv(L, BLOCK_M))
 
-    # step 0: the weights of the first block; those of a later tile's are computed in the last step of the tile before
+    # step 0: the first scores; those of a later tile are computed with the last values of the tile before
     head, row, blocks = tile_at(0, sizes, CAUSAL)
     bias = load_mask_of_keys(mask, mask_steps, head, inner_sizes, 0, S, MASK)
     mbarrier.wait(queries_full.index(0), phase(0))
     mbarrier.wait(full.index(0), phase(0))
     mbarrier.wait(turns.index(GROUP), phase(1 - GROUP))
     s = multiply_keys(matrix(queries.index(GROUP), HEAD), matrix(keys.index(0), HEAD))
-    mbarrier.arrive(turns.index(1 - GROUP), count=1)
     s = warpgroup_mma_wait(0, [s])
+    mbarrier.arrive(turns.index(1 - GROUP), count=1)
     mbarrier.arrive(empty.index(0), count=1)
-    bias = load_mask_of_scores(bias, masks, GROUP, 0, True, MASK)
-    s = masked(s, bias, scale, row + GROUP * ROWS, 0, S, CAUSAL, ADDITIVE, NEGATE, WHOLE_BLOCKS)
-    m = gl.full([ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
-    total = gl.full([ROWS, 8], 0.0, gl.float32, SUMS)
-    p, m, total, alpha = weigh(s, m, total, scale, ADDITIVE, RESULT, DTYPE)
 
-    acc = gl.full([ROWS, HEAD], 0.0, gl.float32, RESULT)
     step = 1
-    mbarrier.wait(full.index(step % STAGES), phase(step // STAGES))
     for tile in range(tiles):
         more = tile + 1 < tiles
         next_head, next_row, next_blocks = tile_at(tile + 1, sizes, CAUSAL)
-        tile_total = total
+        m = gl.full([ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, SCORES))
+        total = gl.full([ROWS, 8], 0.0, gl.float32, SUMS)
+        acc = gl.full([ROWS, HEAD], 0.0, gl.float32, RESULT)
         for j in range(blocks):
             stage = step % STAGES
             last = j == blocks - 1
+            bias = load_mask_of_scores(bias, masks, GROUP, step - 1, MASK)
+            s = masked(s, bias, scale, row + GROUP * ROWS, j * BLOCK_N, S, CAUSAL, ADDITIVE, NEGATE, WHOLE_BLOCKS)
+            p, m, total, alpha = weigh(s, m, total, scale, ADDITIVE, RESULT, DTYPE)
+            acc = acc * gl.expand_dims(gl.convert_layout(alpha, gl.SliceLayout(1, RESULT)), 1)
+
             if j == 0:
                 if tile > 0:  # the result of the tile before is stored: its memory is free for queries
                     tma.store_wait(0)
                     mbarrier.arrive(queries_empty.index((tile - 1) & 1), count=1)
             mbarrier.wait(queries_full.index((tile + 1) & 1), phase((tile + 1) >> 1), pred=last & more)
+            mbarrier.wait(full.index(stage), phase(step // STAGES))
             half = (tile & 1) ^ last.to(gl.int32)
             # group 0 waits for the step before of group 1, group 1 for this step of group 0; of parity, step + 1 is
             # step - 1. After the last tile the scores are of old contents, and not used
             mbarrier.wait(turns.index(GROUP), phase(step + 1 - GROUP))
-            s = multiply_keys(matrix(queries.index(half * GROUPS + GROUP), HEAD), matrix(keys.index(stage), HEAD))
             acc = warpgroup_mma(p, matrix(values.index(stage), HEAD), acc, is_async=True)
-            mbarrier.arrive(turns.index(1 - GROUP), count=1)
-
-            following = gl.where(last, 0, (j + 1) * BLOCK_N)  # the first key of the next block
-            more_blocks = (last == 0) | more
-            bias = load_mask_of_keys(mask, mask_steps, gl.where(last, next_head, head), inner_sizes, following,
-                                     gl.where(more_blocks, S, 0), MASK)
-            s = warpgroup_mma_wait(1, [s])
-            bias = load_mask_of_scores(bias, masks, GROUP, step, more_blocks, MASK)
-            s = masked(s, bias, scale, gl.where(last, next_row, row) + GROUP * ROWS, following, S,
-                       CAUSAL, ADDITIVE, NEGATE, WHOLE_BLOCKS)
-            tile_total = total
-            m = gl.where(last, -float("inf"), m)
-            total = gl.where(last, 0.0, total)
-            next_p, m, total, alpha = weigh(s, m, total, scale, ADDITIVE, RESULT, DTYPE)
-            step += 1
-            # this wait is a branch: without one ptxas moves all of `weigh` behind the wait for the second product
-            mbarrier.wait(full.index(step % STAGES), phase(step // STAGES), pred=more_blocks)
-            acc, p = warpgroup_mma_wait(0, [acc, p])
-            p = next_p
+            s = multiply_keys(matrix(queries.index(half * GROUPS + GROUP), HEAD), matrix(keys.index(stage), HEAD))
+            if TURN_WHEN_STARTED:
+                mbarrier.arrive(turns.index(1 - GROUP), count=1)
+            bias = load_mask_of_keys(mask, mask_steps, gl.where(last, next_head, head), inner_sizes,
+                                     gl.where(last, 0, (j + 1) * BLOCK_N), gl.where(last & (more == 0), 0, S), MASK)
+            acc, s = warpgroup_mma_wait(0, [acc, s])
+            if not TURN_WHEN_STARTED:
+                mbarrier.arrive(turns.index(1 - GROUP), count=1)
             mbarrier.arrive(empty.index(stage), count=1)
-            alpha = gl.where(last, 1.0, alpha)
-            acc = acc * gl.expand_dims(gl.convert_layout(alpha, gl.SliceLayout(1, RESULT)), 1)
+            step += 1
 
-        sums = gl.sum(tile_total, 1)
+        sums = gl.sum(total, 1)
         inverse = 1.0 / gl.where(sums == 0.0, 1.0, sums)  # only scores of -inf: zeros
         acc = acc * gl.expand_dims(gl.convert_layout(inverse, gl.SliceLayout(1, RESULT)), 1)
         result = queries.index((tile & 1) * GROUPS + GROUP)
         matrix(result, HEAD).store(acc.to(DTYPE))
         fence_async_shared()
         async_store(out_desc, head_index(head, inner_sizes) + (row + GROUP * ROWS, 0), result)
-        acc = gl.full([ROWS, HEAD], 0.0, gl.float32, RESULT)
         head, row, blocks = next_head, next_row, next_blocks
     tma.store_wait(0)
 
@@ -328,11 +317,11 @@ def load_mask_of_keys(mask_ptr, mask_steps, head, inner_sizes, first_n, S, MASK:
 
 
 @gluon.jit
-def load_mask_of_scores(bias, masks, GROUP: gl.constexpr, step, there, MASK: gl.constexpr):
-    """A tuple of the mask (ROWS, BLOCK_N) that came in step `step`, if one is `there`; `bias` if not of this kind."""
+def load_mask_of_scores(bias, masks, GROUP: gl.constexpr, step, MASK: gl.constexpr):
+    """A tuple of the mask (ROWS, BLOCK_N) that came in step `step`; `bias` if not of this kind."""
     if MASK == MASK_OF_SCORES:
         blocks_of_mask, mask_full, mask_empty = masks
-        mbarrier.wait(mask_full, phase(step), pred=there)
+        mbarrier.wait(mask_full, phase(step))
         block = matrix(blocks_of_mask.index(GROUP), BLOCK_N).load(SCORES)
         mbarrier.arrive(mask_empty, count=1)
         return (block,)
@@ -370,7 +359,8 @@ def weigh(s, m, total, scale, ADDITIVE: gl.constexpr, RESULT: gl.constexpr, DTYP
     The maximum m (ROWS,) and the sums total (ROWS, 8) are those of the keys so far. What was summed under the maximum
     before is to be multiplied by the factor alpha (ROWS,).
     """
-    new_m = gl.maximum(m, gl.max(s, 1))
+    tops = gl.max(s.reshape([ROWS, BLOCK_N // 8, 8]), 1)  # eight a row: shorter chains of dependent instructions
+    new_m = gl.maximum(m, gl.convert_layout(gl.max(tops, 1), gl.SliceLayout(1, SCORES)))
     # a row that has seen only -inf has no maximum to subtract: 0 gives exp2(-inf) = 0, not exp2(-inf + inf)
     top = gl.where(new_m == -float("inf"), 0.0, new_m)
     alpha = gl.exp2((m - top) * (TO_EXP2 if ADDITIVE else scale))  # exactly 1 for a maximum that stays
