@@ -39,6 +39,7 @@ def quick_cases() -> list[Case]:
         matmul(4096), linear(197, 768, 3072), linear(197 * 64, 768, 3072), linear(197 * 64, 768, 3072, "gelu"),
         linear(197 * 64, 3072, 768, "residual"), conv2d(16, layer), conv2d_norm_add_relu(16, layer), attention(8, 197),
         grouped_conv2d(16, GROUPED[0]), depthwise_conv2d(16, DEPTHWISE[1]),
+        attention(16, 1024, channels=128), attention(16, 1024, mask="causal"), attention(16, 1024, mask="boolean"),
     ]
 
 

@@ -1,4 +1,5 @@
 """What is measured of the kernels on tensor cores: the layers of ViT-B/16 and ResNet-18, and square matrices."""
+import functools
 from collections.abc import Callable
 
 import torch
@@ -165,18 +166,30 @@ def conv_operations(batch, layer):
     return 2 * batch * (hw // stride) ** 2 * k * c * size**2
 
 
-def attention(batch: int, tokens: int, heads: int = 12, channels: int = 64) -> Case:
-    def exactly(q, k, v):
-        """Image by image: the whole batch's weights in float32 would not fit."""
-        with sdpa_kernel(SDPBackend.MATH):
-            return torch.stack([F.scaled_dot_product_attention(*qkv) for qkv in zip(q, k, v)])
+def attention(batch: int, tokens: int, heads: int = 12, channels: int = 64, mask: str = "") -> Case:
+    """Without a mask, or with a "causal" one, or with a "boolean" or "additive" one (tokens, tokens) in memory."""
+    in_memory = mask in ("boolean", "additive")
+    options = {"is_causal": True} if mask == "causal" else {}
+    theirs = functools.partial(F.scaled_dot_product_attention, **options)
 
+    def inputs():
+        q, k, v = (randn(batch, heads, tokens, channels, dtype="bf16") for _ in range(3))
+        bias = randn(tokens, tokens, dtype="bf16")
+        return (q, k, v, *((bias > -0.5 if mask == "boolean" else bias,) if in_memory else ()))
+
+    def exactly(q, k, v, *masks):
+        """Image by image: the whole batch's weights in float32 would not fit."""
+        masks = [m.bool() if mask == "boolean" else m for m in masks]
+        with sdpa_kernel(SDPBackend.MATH):
+            return torch.stack([theirs(*qkv, *masks) for qkv in zip(q, k, v)])
+
+    kind = "_masked" if in_memory else "_causal" if mask else "_wide" if channels > 64 else ""
+    shape = times(batch, heads, tokens, channels)
     return Case(
-        "attention", times(batch, heads, tokens, channels), "bf16",
-        inputs=lambda: tuple(randn(batch, heads, tokens, channels, dtype="bf16") for _ in range(3)),
-        ours=kernels.scaled_dot_product_attention,
-        peers={name: restricted(F.scaled_dot_product_attention, backend) for name, backend in SDPA.items()},
-        operations=4 * batch * heads * tokens**2 * channels,
+        f"attention{kind}", f"{shape} {mask}" if in_memory else shape, "bf16", inputs,
+        ours=functools.partial(kernels.scaled_dot_product_attention, **options),
+        peers={name: restricted(theirs, backend) for name, backend in SDPA.items()},
+        operations=4 * batch * heads * tokens**2 * channels // (2 if mask == "causal" else 1),
         reference=exactly,
     )
 
@@ -202,4 +215,9 @@ def product_cases() -> list[Case]:
     blocks = [layer for layer in CONVS if layer[0] == layer[1]]
     cases += [conv2d_norm_add_relu(batch, layer) for layer in blocks for batch in CONV_BATCHES]
     cases += [attention(batch, tokens) for tokens in (TOKENS, 1024) for batch in (1, 8, 64, 256)]
+    cases += [attention(16, 1024, channels=128), attention(4, 4096, heads=16, channels=128)]
+    cases += [attention(16, 1024, channels=channels, mask="causal") for channels in (64, 128)]
+    cases += [attention(4, 4096, heads=16, channels=channels, mask="causal") for channels in (64, 128)]
+    cases += [attention(16, 1024, channels=channels, mask=mask) for channels in (64, 128)
+              for mask in ("boolean", "additive")]
     return cases

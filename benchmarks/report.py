@@ -31,6 +31,8 @@ GROUPS = (
     ("depthwise ones of MobileNetV2, EfficientNet-B0 and ConvNeXt, bare", "cuDNN", ("conv2d_depthwise",)),
     ("conv2d + batch norm + residual + ReLU", "cuDNN and the separate operations", ("conv2d_norm_add_relu",)),
     ("attention, heads of 64, no mask: 197 and 1,024 tokens", "the fastest SDPA backend", ("attention",)),
+    ("attention, heads of 128, causal or masked: 1,024 and 4,096 tokens", "the fastest SDPA backend",
+     ("attention_wide", "attention_causal", "attention_masked")),
 )
 """Lines of README's table: title, peer, kernels. What is in none of them has a line of its own."""
 

@@ -28,6 +28,8 @@ TINY = [
     products.conv2d(2, (3, 16, 7, 2, 16)), products.conv2d(2, (16, 32, 1, 2, 8)), products.conv2d(1, (16, 16, 3, 1, 7)),
     products.grouped_conv2d(2, (32, 8, 3, 2, 8)), products.depthwise_conv2d(2, (16, 5, 1, 7)),
     products.conv2d_norm_add_relu(2, (16, 16, 3, 1, 7)), products.attention(2, 20, heads=2, channels=16),
+    *(products.attention(2, 20, heads=2, channels=16, mask=mask) for mask in ("causal", "boolean", "additive")),
+    products.attention(2, 20, heads=2, channels=72),
 ]
 
 

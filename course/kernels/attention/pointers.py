@@ -216,12 +216,15 @@ def configs(problem: Attention) -> list[Config]:
     if block_e > 128:
         return in_order((64, 32, 8, 2))
     if block_e > 64:
-        return in_order((128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2), (128, 128, 8, 2))
-    blocks = [(128, 64, 8, 3), (64, 64, 4, 3), (128, 128, 8, 2), (64, 128, 4, 2)]
-    if heads * cdiv(L, 128) < runtime.num_sms():  # too few programs to keep every multiprocessor busy
+        blocks = [(128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2), (128, 128, 8, 2)]
+    elif heads * cdiv(L, 128) < runtime.num_sms():  # too few programs to keep every multiprocessor busy
         blocks = [(64, 64, 4, 3), (32, 64, 4, 3), (64, 128, 4, 2), (128, 64, 8, 3)]
-    if S < 256 and not problem.is_causal:  # all keys at once: one maximum, nothing to multiply again
+    else:
+        blocks = [(128, 64, 8, 3), (64, 64, 4, 3), (128, 128, 8, 2), (64, 128, 4, 2)]
+    if block_e <= 64 and S < 256 and not problem.is_causal:  # all keys at once: one maximum, nothing to multiply again
         blocks = [(64, 256, 4, 1), (128, 256, 8, 1), *blocks]
+    if any(problem.mask_strides[-2:-1]):  # a mask of all scores takes registers as well: too many with 128 keys a block
+        blocks = [block for block in blocks if block[1] != 128]
     return in_order(*blocks)
 
 
