@@ -21,13 +21,16 @@ if runtime.INTERPRET:
     from course import interpreter  # noqa: F401  it is in effect once imported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from course.fast.optimize import Fast
+    from course.fast.tune import Tuned
     from course.resnet import ResNet
     from course.vit import ViT
 
-__all__ = ["optimize", "runtime"]
+__all__ = ["optimize", "runtime", "tune"]
 __version__ = "0.1.0"
 
 
@@ -36,3 +39,12 @@ def optimize(model: "ViT | ResNet", dtype: "torch.dtype | None" = None, graphs: 
     from course.fast.optimize import optimize
 
     return optimize(model, dtype, graphs)
+
+
+def tune(
+    model: "Callable[[torch.Tensor], object]", example: "torch.Tensor", dtype: "torch.dtype | None" = None
+) -> "Tuned":
+    """`course.fast.tune.tune`, imported at the first call as well."""
+    from course.fast.tune import tune
+
+    return tune(model, example, dtype)

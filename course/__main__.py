@@ -1,4 +1,4 @@
-"""python -m course doctor | demo | classify | evaluate | verify | info | bench"""
+"""python -m course doctor | demo | classify | evaluate | verify | info | tune | bench"""
 import argparse
 import importlib
 import sys
@@ -111,6 +111,12 @@ def parser() -> argparse.ArgumentParser:
     sub = command("info", "layers, parameters and floating-point operations", MODELS + "Here a bare name such as vit "
                   "or resnet50 is the architecture as for ImageNet, without weights.\n")
     model(sub)
+
+    sub = command("tune", "measure a model's kernels thoroughly on this GPU, for faster calls from then on", MODELS)
+    model(sub)
+    sub.add_argument("--batch", type=whole_number, nargs="+", default=[1], metavar="N", dest="batches",
+                     help="images at a time, each of these numbers (default: 1)")
+    dtype(sub)
 
     sub = command("bench", "measure kernels or models beside PyTorch; without a GPU, show the stored figures")
     sub.add_argument("what", choices=("kernels", "models"))

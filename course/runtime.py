@@ -93,3 +93,9 @@ def shared_memory() -> int:
     """Bytes of shared memory that one program can have, by the compute capability; AMD's is the least."""
     kib = {(0, 0): 64, (7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}
     return kib.get(capability(), 99) * 1024
+
+
+def tensor_core_products() -> int:
+    """16-bit products that the tensor cores of one multiprocessor add up in float32 in a cycle, by the compute
+    capability; of GeForce and RTX, and of others not known here, 256."""
+    return {(8, 0): 1024, (9, 0): 2048, (10, 0): 4096, (10, 3): 4096}.get(capability(), 256)

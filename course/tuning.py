@@ -4,15 +4,20 @@ A family of kernels describes what was asked for in one frozen tuple, its *probl
 compute such a problem, named after what it needs. An engine is a module with
 
     can_run(problem) -> bool                        whether it computes this problem on this GPU
-    configs(problem) -> list[Config]                configurations worth a measurement
+    configs(problem) -> list[Config]                configurations worth a measurement, with predicted costs
     launch(problem, config, operands) -> None       the launch; `operands` are the family's tensors
 
 and `Engines`, which the operation holds, is the only place where a kernel is chosen. Choices are looked up first in the
-repository's `course/tuned/<gpu>.json`, then in `~/.cache/triton-course`; what is found in neither is measured, with a
-line on stderr, and written to the latter. What this machine stored counts only where it is one of the configurations
-that the engines offer for the problem; the repository's may be another one, found by hand. A file or a folder that
-cannot be used costs a line on stderr, and no call.
+repository's `course/tuned/<gpu>.json`, then in `~/.cache/triton-course`; for what is found in neither the FEW cheapest
+are measured, with a line on stderr, and the faster one is written to the latter. `course.tune` measures many, in a
+`Session`. What this machine stored counts only where it is one of the configurations that the engines offer for the
+problem; the repository's may be another one, found by hand. A file or a folder that cannot be used costs a line on
+stderr, and no call.
+
+Where kernels are only collected to be compiled ahead (course/compiling.py), those of all configurations are that would
+be measured.
 """
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -20,7 +25,9 @@ import json
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -29,8 +36,10 @@ import torch
 import triton
 
 from course import runtime
+from course.compiling import compile_ahead, is_collecting
 from course.files import write_whole
 from course.graphs import ALONE
+from course.replay.calls import forget
 from course.replay.recording import forgo, holds_while
 from course.timing import queued_milliseconds
 
@@ -52,8 +61,11 @@ CACHE = cache_folder()
 VERSION = 2
 """Of the files' format: others are not read."""
 
-OFFERED = 12
-"""Configurations of a problem that are measured, at most."""
+FEW = 2
+"""Configurations of a problem that are measured at its first call."""
+
+MANY = 12
+"""Configurations of a problem that are measured in a `Session`, at most."""
 
 REMEMBERED = 4096
 """Problems whose choice a process remembers: enough for every shape of many models."""
@@ -110,6 +122,36 @@ class Engine(Protocol):
     def launch(self, problem, config: Config, operands) -> None: ...
 
 
+class Session:
+    """Thorough measurements, in which MANY configurations are measured also where this machine has stored a choice.
+
+    `advance` is called after each configuration.
+    """
+
+    def __init__(self, advance: Callable[[], object] = lambda: None):
+        self.advance = advance
+        self.planned: dict[str, int] = {}
+        """how many configurations of a problem, by its name, are to be measured, as far as they were collected"""
+        self.measured: set[str] = set()
+        """the names of the problems that were measured"""
+
+    def __enter__(self) -> "Session":
+        ALONE.acquire()
+        for engines in list(Engines.everywhere):
+            engines.chosen.clear()
+        self.token = SESSION.set(self)
+        return self
+
+    def __exit__(self, *error) -> None:
+        SESSION.reset(self.token)
+        forget()  # calls that were kept with what was chosen before
+        ALONE.release()
+
+
+SESSION: ContextVar[Session | None] = ContextVar("session", default=None)
+"""The one that this thread is in."""
+
+
 class Engines:
     """The engines of one operation, in order of preference.
 
@@ -117,7 +159,10 @@ class Engines:
     fastest one computes it.
     """
 
+    everywhere: "weakref.WeakSet[Engines]" = weakref.WeakSet()
+
     def __init__(self, op: str, *engines: Engine, compete: bool = False):
+        Engines.everywhere.add(self)
         self.op, self.compete = op, compete
         self.by_name = {engine.__name__.rpartition(".")[2]: engine for engine in engines}
         self.chosen: dict[tuple[int, Problem], tuple[Engine, Config]] = {}
@@ -128,6 +173,8 @@ class Engines:
         key = torch.cuda.current_device() if runtime.SEVERAL else 0, problem
         found = self.chosen.get(key)
         if found is None:
+            if is_collecting():
+                return self.collect(problem, operands)
             config, for_good = self.choose(problem, operands)
             found = self.by_name[config.engine], config
             if for_good:
@@ -139,9 +186,18 @@ class Engines:
         engine, config = found
         engine.launch(problem, config, operands)
 
+    def collect(self, problem: Problem, operands) -> None:
+        """Launches all that may have to be compiled for `problem`."""
+        options, _ = self.options(problem)
+        session = SESSION.get()
+        if session is not None and len(options) > 1:
+            session.planned[choice_name(self.op, self.choice(problem))] = len(options)
+        launch_all(options, lambda config: self.launch(problem, config, operands))
+
     def configs(self, problem: Problem) -> list[Config]:
         """What is worth a measurement for `problem`, the most promising first."""
-        return self.offered(problem)[: OFFERED if problem.worth_measuring else 1]
+        most = FEW if SESSION.get() is None else MANY
+        return self.offered(problem)[: most if problem.worth_measuring else 1]
 
     def offered(self, problem: Problem) -> list[Config]:
         """All that the engines offer for `problem`, the most promising first."""
@@ -154,23 +210,31 @@ class Engines:
         return able if self.compete else able[:1]
 
     def choose(self, problem: Problem, operands) -> tuple[Config, bool]:
-        """The configuration for `problem`, and whether it is measured or the only one, and so holds for good.
+        """The configuration for `problem`, and whether it is measured or the only one, and so holds for good."""
+        options, for_good = self.options(problem)
+        if len(options) > 1:
+            with ALONE:
+                options, for_good = self.options(problem)  # another thread may have measured it meanwhile
+                if len(options) > 1:
+                    return self.measured(problem, self.choice(problem), options, operands), True
+        return options[0], for_good
 
-        The first one offered is the engine's own guess. It is returned unmeasured in the interpreter, during CUDA graph
+    def options(self, problem: Problem) -> tuple[list[Config], bool]:
+        """What `problem` may be computed in, several configurations where that is to be measured; and whether a single
+        one holds for good.
+
+        The first one offered is the engine's own guess. It is taken unmeasured in the interpreter, during CUDA graph
         capture, and under COURSE_TUNE=0.
         """
         candidates = self.configs(problem)
         if runtime.INTERPRET or len(candidates) == 1:
-            return candidates[0], True
-        choice = self.choice(problem)
-        stored = self.stored(problem, choice)
+            return candidates[:1], True
+        stored = self.stored(problem, self.choice(problem))
         if stored is not None:
-            return stored, True
+            return [stored], True
         if is_untuned() or torch.cuda.is_current_stream_capturing():
-            return candidates[0], False
-        with ALONE:
-            stored = self.stored(problem, choice)  # by another thread, meanwhile
-            return stored or self.measured(problem, choice, candidates, operands), True
+            return candidates[:1], False
+        return candidates, True
 
     def choice(self, problem: Problem) -> dict[str, int | str]:
         """What the choice depends on: the problem's fields, and which engines there were to choose from."""
@@ -179,9 +243,13 @@ class Engines:
         return {**problem.choice(), "engines": engines}
 
     def stored(self, problem: Problem, choice: dict[str, int | str]) -> Config | None:
-        """The first configuration stored for `choice` that may be used for `problem`."""
+        """The first configuration stored for `choice` that may be used for `problem`; in a session, only where it was
+        measured in that session or is the repository's."""
+        name, session = choice_name(self.op, choice), SESSION.get()
         with READING:  # of two that read, the later would replace what was measured since the earlier
-            known = known_choices(runtime.gpu_name()).get(choice_name(self.op, choice), ())
+            known = known_choices(runtime.gpu_name()).get(name, ())
+        if session is not None and name not in session.measured:
+            known = [one for one in known if one.reviewed]
         offered = self.offered(problem) if known else ()
         return next((one.config for one in known if one.may_be_used(offered)), None)
 
@@ -189,17 +257,20 @@ class Engines:
         self, problem: Problem, choice: dict[str, int | str], candidates: Sequence[Config], operands
     ) -> Config:
         """The fastest of `candidates`, from now on stored."""
-        name, gpu = choice_name(self.op, choice), runtime.gpu_name()
+        name, gpu, session = choice_name(self.op, choice), runtime.gpu_name(), SESSION.get()
         known = known_choices(gpu).setdefault(name, [])
-        if known:
+        if known and session is None:
             say(f"ignored {', '.join(str(one.config) for one in known)}: not offered for {name}")
         config = measure(name, candidates, lambda config: self.launch(problem, config, operands))
-        known.append(Stored(config))
+        # in a session it takes the place of what was measured before
+        known.insert(len(known) if session is None else 0, Stored(config))
+        if session is not None:
+            session.measured.add(name)
         if CACHE is None:
             say("choices are not stored: found no home, expected COURSE_CACHE to name a folder")
         else:
             try:
-                remember(CACHE / f"{gpu}.json", self.op, choice, config)
+                remember(CACHE / f"{gpu}.json", self.op, choice, config, first=session is not None)
             except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
                 say(f"choices are not stored in {CACHE}: {error}")
         return config
@@ -237,25 +308,40 @@ def choice_name(op: str, choice: dict[str, int | str]) -> str:
     return f"{op} " + " ".join(f"{name}={value}" for name, value in choice.items())
 
 
+def launch_all(configs: Iterable[Config], launch: Callable[[Config], object]) -> None:
+    """Launches each, so that their kernels are collected."""
+    for config in configs:
+        with contextlib.suppress(triton.runtime.errors.OutOfResources):  # of one that is compiled and does not fit
+            launch(config)
+
+
 def measure(name: str, configs: Sequence[Config], launch: Callable[[Config], object]) -> Config:
-    """The fastest of `configs`, each launched many times; those that do not fit the GPU are passed over.
+    """The fastest of `configs`, compiled side by side, each launched many times; those that do not fit the GPU are
+    passed over.
 
     Raises triton's OutOfResources where none of them fits.
     """
     forgo("a configuration is measured in it")
     best, best_ms = None, float("inf")
+    compile_ahead(lambda: launch_all(configs, launch))
+    session = SESSION.get()
     for i, config in enumerate(configs, start=1):
-        print(f"\rtuning {name}: {i}/{len(configs)}", end="", file=sys.stderr, flush=True)
+        if session is None:
+            print(f"\rtuning {name}: {i}/{len(configs)}", end="", file=sys.stderr, flush=True)
         try:
             ms = queued_milliseconds(functools.partial(launch, config))
         except triton.runtime.errors.OutOfResources as error:  # of the GPU's shared memory or registers
             misfit = error
             continue
+        finally:
+            if session is not None:
+                session.advance()
         if ms < best_ms:
             best, best_ms = config, ms
     if best is None:
         raise misfit
-    print(f"\rtuning {name}: {best_ms:.4f} ms with {best}", file=sys.stderr, flush=True)
+    if session is None:
+        print(f"\rtuning {name}: {best_ms:.4f} ms with {best}", file=sys.stderr, flush=True)
     return best
 
 
@@ -265,8 +351,8 @@ def say(line: str) -> None:
     print(f"course: {line}", file=sys.stderr, flush=True)
 
 
-def remember(file: Path, op: str, choice: dict[str, int | str], config: Config) -> None:
-    """Adds one choice to `file`, behind those that are stored for the same problem and are others.
+def remember(file: Path, op: str, choice: dict[str, int | str], config: Config, first: bool = False) -> None:
+    """Adds one choice to `file`, behind those that are stored for the same problem and are others, or before them.
 
     A file that is no such file is kept under another name, `file` with .old1 or the next number behind it. Any number
     of threads and processes may do so at once. Raises OSError where the file cannot be written.
@@ -280,8 +366,10 @@ def remember(file: Path, op: str, choice: dict[str, int | str], config: Config) 
             file.replace(next(kept for kept in numbered if not kept.exists()))
             entries = []
         entry = {"op": op, "problem": choice, "engine": config.engine, "launch": config.options}
-        if entry not in entries:
-            entries = sorted([*entries, entry], key=lambda entry: choice_name(entry["op"], entry["problem"]))
+        if first or entry not in entries:
+            others = [other for other in entries if other != entry]
+            entries = [entry, *others] if first else [*others, entry]
+            entries.sort(key=lambda entry: choice_name(entry["op"], entry["problem"]))
             write_whole(file, as_text(entries))
 
 

@@ -76,6 +76,7 @@ def gpu(files, monkeypatch):
     monkeypatch.delenv("COURSE_TUNE", raising=False)
     monkeypatch.setattr(tuning.runtime, "INTERPRET", False)
     monkeypatch.setattr(tuning.runtime, "gpu_name", lambda: GPU)
+    monkeypatch.setattr(tuning, "FEW", 12)  # all that most of the tests' engines offer
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     measured = []
 
@@ -178,10 +179,71 @@ def test_where_nothing_fits(gpu, files):
     assert not files[0].exists()
 
 
-def test_no_more_than_twelve_are_measured(gpu):
+@pytest.mark.parametrize("few", [1, 2, 3])
+def test_few_are_measured(gpu, monkeypatch, few):
+    """The cheapest, by their predicted costs."""
+    monkeypatch.setattr(tuning, "FEW", few)
     pointers = engine("pointers", [20.0 - i for i in range(20)], costs=[20 - i for i in range(20)])
     assert computed(Engines("op", pointers)) is pointers.offered[19]
-    assert len(gpu) == tuning.OFFERED == 12
+    assert gpu == ([str(config) for config in pointers.offered[:-few - 1:-1]] if few > 1 else [])
+
+
+def test_many_are_measured_in_a_session(gpu, monkeypatch, capsys):
+    """Once in a session, whatever this machine has stored; and `advance` is called after each."""
+    monkeypatch.setattr(tuning, "FEW", 2)
+    pointers = engine("pointers", [20.0 - i for i in range(20)])
+    engines, advances = Engines("op", pointers), []
+    assert computed(engines) is pointers.offered[1] and len(gpu) == 2
+    for session in 1, 2:
+        gpu.clear()
+        capsys.readouterr()
+        with tuning.Session(lambda session=session: advances.append(session)) as thorough:
+            assert [computed(engines), computed(engines, Problem(60))] == 2 * [pointers.offered[11]]  # of one name
+        assert len(gpu) == advances.count(session) == tuning.MANY == 12
+        assert thorough.measured == {CHOICE}
+        assert capsys.readouterr().err == ""  # what `advance` shows is enough
+        assert computed(engines) is pointers.offered[11]
+    new_process()
+    gpu.clear()
+    assert str(computed(Engines("op", pointers))) == str(pointers.offered[11]) and not gpu
+
+
+def test_a_session_measures_nothing_that_the_maintainers_have(gpu, files):
+    pointers = engine("pointers", [3.0, 1.0, 2.0])
+    tuning.remember(files[1], "op", choice_of(Problem(50)), pointers.offered[2])
+    with tuning.Session() as thorough:
+        assert str(computed(Engines("op", pointers))) == str(pointers.offered[2])
+    assert not gpu and not thorough.measured
+
+
+def test_a_session_ends_with_an_error(gpu, monkeypatch):
+    pointers = engine("pointers", [None, None])
+    with pytest.raises(OutOfResources), tuning.Session():
+        computed(Engines("op", pointers))
+    assert tuning.SESSION.get() is None
+    assert ThreadPoolExecutor(1).submit(tuning.ALONE.acquire, timeout=1).result()
+
+
+def test_what_would_be_measured_is_collected(gpu, files, monkeypatch):
+    """All configurations are launched, nothing is chosen and nothing stored; what is stored is launched alone."""
+    monkeypatch.setattr(tuning, "is_collecting", lambda: True)
+    monkeypatch.setattr(tuning, "FEW", 2)
+    pointers = engine("pointers", [3.0, 1.0, 2.0])
+    engines = Engines("op", pointers)
+
+    def collected():
+        FakeEngine.launched.clear()
+        engines.compute(Problem(50), "operands")
+        return [str(config) for _, config, _ in FakeEngine.launched]
+
+    assert collected() == [str(config) for config in pointers.offered[:2]]
+    with tuning.Session() as thorough:
+        assert collected() == [str(config) for config in pointers.offered]
+    assert thorough.planned == {CHOICE: 3}
+    tuning.remember(files[0], "op", choice_of(Problem(50)), pointers.offered[2])
+    new_process()
+    assert collected() == [str(pointers.offered[2])]
+    assert not gpu and not engines.chosen
 
 
 def test_a_small_problem_takes_the_first(gpu, files):

@@ -7,7 +7,7 @@ Each architecture has a plan, in `course.fast.vit` and `course.fast.resnet`: its
 kernels' fused forms, with batch norm folded into the convolution before it, and bias, activation and residual applied
 while the sums are in registers. This module has what the plans share: packed weights that follow the model's, and CUDA
 graphs, which launch all kernels of a forward pass at once. Launching a small batch's kernels one by one takes longer
-than the kernels do.
+than the kernels do. Before the first pass for a shape, its kernels are compiled, several at a time.
 """
 import contextlib
 from collections import OrderedDict
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from course.compiling import compile_ahead
 from course.fast.packing import Packing
 from course.fast.resnet import FastResNet
 from course.fast.vit import FastViT
@@ -76,9 +77,7 @@ class Fast:
         from any thread: it saves a copy.
         """
         with self.turn():
-            self.plan.check(images)
-            if images.device != self.device:
-                raise ValueError(f"optimize: expected images on {self.device}, as the model is, got {images.device}")
+            self.check(images)
             self.packing.follow()
             if not images.is_cuda:
                 return self.compute(self.convert(images))
@@ -86,10 +85,24 @@ class Fast:
             if graph is None:
                 if len(self.graphs) >= self.max_graphs:
                     self.graphs.popitem(last=False)
-                graph = Graph(self.compute, self.convert(images))
+                converted = self.convert(images)
+                compile_ahead(lambda: self.compute(converted))
+                graph = Graph(self.compute, converted)
             self.graphs[tuple(images.shape)] = graph  # the last is the one used last
             logits = graph(images)
             return logits if reuse_output else logits.clone()
+
+    def without_graph(self, images: torch.Tensor) -> torch.Tensor:
+        """The logits, launch by launch."""
+        with self.turn():
+            self.check(images)
+            self.packing.follow()
+            return self.compute(self.convert(images))
+
+    def check(self, images: torch.Tensor) -> None:
+        self.plan.check(images)
+        if images.device != self.device:
+            raise ValueError(f"optimize: expected images on {self.device}, as the model is, got {images.device}")
 
     def refresh(self) -> None:
         """Reads the model's weights again: for changes that PyTorch does not count, such as those of `weight.data`.

@@ -17,6 +17,8 @@ import triton
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
+from course.compiling import is_collecting
+
 RUN, LAUNCH_METADATA = JITFunction.run, CompiledKernel.launch_metadata
 """Triton's own. The latter is called at each launch, with the compiled kernel and its arguments."""
 
@@ -54,13 +56,13 @@ CompiledKernel.launch_metadata = observed_launch_metadata
 
 
 def triton_is_watched() -> bool:
-    """Whether a launch does more than launch: profilers and debuggers have hooks, or put another function in place of
-    Triton's own."""
+    """Whether a launch does more, or less, than launch: profilers and debuggers have hooks, or put another function in
+    place of Triton's own, and where kernels are collected those that are not compiled are not launched."""
     runtime = triton.knobs.runtime
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
     return bool(
         getattr(enter, "calls", enter) or getattr(leave, "calls", leave) or runtime.debug
-        or JITFunction.run is not RUN or runtime.add_stages_inspection_hook is not None
+        or JITFunction.run is not RUN or runtime.add_stages_inspection_hook is not None or is_collecting()
     )
 
 

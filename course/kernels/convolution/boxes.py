@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from course import runtime
 from course.kernels.convolution.problem import Convolution
+from course.kernels.parts.predicted_time import LoopTimes, loop_cycles, tensor_core_cycles
 from course.kernels.parts.sizes import cdiv, next_power_of_2
 from course.tuning import Config
 
@@ -15,6 +16,7 @@ TILES = [  # filters, pixels, warps, programs on a multiprocessor: of two, one m
 LEAST_FILTERS = min(tile[0] for tile in TILES)
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_STAGES = 6
+TIMES = LoopTimes(step=150, bandwidth=130, latency=1900, end=700, byte=0.1)
 
 
 def box_configs(problem: Convolution) -> Iterator[Config]:
@@ -46,25 +48,23 @@ def box_configs(problem: Convolution) -> Iterator[Config]:
             if stages >= 2:
                 blocks = {"IMAGES": images, "ROWS": rows, "COLS": cols, "BLOCK_N": filters, "BLOCK_K": block_k,
                           "SPLIT_K": split, "SLICES": slices, "PER_SM": resident}
-                cost = cycles(filters, pixels, block_k * itemsize, resident, stages, programs, steps, split)
+                cost = predicted_cycles(p, filters, pixels, block_k, resident, stages, programs, steps, split)
                 yield Config("tma", blocks, warps, stages, cost)
 
 
-def cycles(
-    filters: int, pixels: int, step_bytes: int, resident: int, stages: int, programs: int, steps: float, split: int
+def predicted_cycles(
+    problem: Convolution, filters: int, pixels: int, block_k: int, resident: int, stages: int, programs: int,
+    steps: float, split: int,
 ) -> float:
-    """The predicted time of `programs` with tiles of filters by pixels, `resident` of them on a multiprocessor, each
-    with so many `steps` of so many bytes of channels; the constants are fitted to measurements on an H200."""
-    products = 1.25 * filters * pixels * step_bytes / 4096
-    # what arrives in shared memory, and what the tensor cores read from there for 64 filters at a time
-    shared = (filters + pixels + filters / 64 * (64 + pixels)) * step_bytes / 128
-    step = 20 + max(products, shared)
-    end = 700 + filters * pixels / 5
-    if split > 1:
-        end += 3000 + (split + 1) * filters * pixels / 7
-    busy = cdiv(programs, runtime.num_sms()) * (steps * step + end / 2)
-    rounds = cdiv(programs, runtime.num_sms() * resident)
-    return max(busy, rounds * (steps * max(step, 1750 / (stages - 1)) + end))
+    """The predicted cycles of `programs` with tiles of filters by pixels, `resident` of them on a multiprocessor, each
+    with so many `steps` of so many channels."""
+    itemsize = problem.dtype.itemsize
+    products = tensor_core_cycles(max(filters, 64), pixels, block_k, itemsize)
+    loads = (filters + pixels) * block_k * itemsize
+    sums = filters * pixels
+    added = 0.0 if split == 1 else 2200 + 0.22 * (split + 1) * sums  # to the parts of other programs
+    stored = sums * (4 if split > 1 else itemsize * (1 if problem.residual_strides is None else 2))
+    return loop_cycles(TIMES, products, loads, steps, stages, stored, programs, resident) + added
 
 
 def best_box(problem: Convolution, pixels: int) -> tuple[int, int, tuple[int, int, int]]:

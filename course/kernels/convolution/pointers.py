@@ -18,6 +18,9 @@ from course.kernels.convolution.split_k import sum_parts
 from course.kernels.convolution.tile import Geometry, along, geometry_of, image_offset, index_dtype, output_pixels
 from course.kernels.parts.dot import dot
 from course.kernels.parts.grouped_tile import grouped_tile
+from course.kernels.parts.predicted_time import (
+    LoopTimes, loop_cycles, programs_at_once, sum_parts_cycles, tensor_core_cycles,
+)
 from course.kernels.parts.sizes import cdiv, next_power_of_2
 from course.runtime import per_gpu
 from course.tuning import Config
@@ -28,6 +31,9 @@ TILES = [  # BLOCK_M, BLOCK_N, warps, stages
 ]
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_CONFIGS = 10
+TIMES = LoopTimes(step=0, bandwidth=72, latency=1500, end=100, byte=0.135)
+PIXEL = 3
+"""How many times as long a pixel takes to load as a filter: its address depends on the step, and on the padding."""
 
 
 @triton.jit(do_not_specialize=["n_pixels"])
@@ -143,12 +149,25 @@ def configs(problem: Convolution) -> list[Config]:
             # split the sums only where the tiles alone leave multiprocessors idle, and into parts worth a program
             if split > 1 and (tiles * split > 2 * runtime.num_sms() or n_steps < 4 * split):
                 break
-            # a step costs its products and, in the same unit, its loads; start and end cost some steps more
-            steps = cdiv(n_steps, split) + (4 if split == 1 else 8)
-            step_cost = block_m * block_n + 64 * (block_m + block_n)
-            cost = cdiv(tiles * split, runtime.num_sms()) * steps * step_cost
+            cost = predicted_cycles(p, block_m, block_n, block_k, split, warps, stages, tiles * split)
             found.append(tile_config(block_m, block_n, block_k, split, warps, stages, cost))
     return sorted(found, key=lambda config: config.cost)[:MOST_CONFIGS]
+
+
+def predicted_cycles(
+    problem: Convolution, block_m: int, block_n: int, block_k: int, split: int, warps: int, stages: int, programs: int
+) -> float:
+    p, itemsize, sums = problem, problem.dtype.itemsize, block_m * block_n
+    if p.dtype == torch.float32 and p.precision == "ieee":
+        products = sums * block_k / 128  # one for each lane of four warps
+    else:
+        products = tensor_core_cycles(block_m, block_n, block_k, itemsize)
+    loads = (PIXEL * block_m + block_n) * block_k * itemsize
+    stored = sums * (4 if split > 1 else itemsize * (1 if p.residual_strides is None else 2))
+    resident = programs_at_once(stages * (block_m + block_n) * block_k * itemsize, sums, warps)
+    steps = cdiv(p.R * p.S * p.C, block_k * split)
+    cycles = loop_cycles(TIMES, products, loads, steps, stages, stored, programs, resident)
+    return cycles + sum_parts_cycles(split, p.n_pixels * p.K)
 
 
 def tile_config(

@@ -27,6 +27,7 @@ from course import runtime
 from course.kernels.parts.gluon import DTYPES, accumulator_layout, async_load, async_store, phase
 from course.kernels.parts.grouped_tile import grouped_tile
 from course.kernels.parts.pdl import pdl_options, pdl_wait
+from course.kernels.parts.predicted_time import LoopTimes
 from course.kernels.parts.sizes import cdiv
 from course.kernels.products.problem import Product, ProductOperands
 from course.kernels.products.tiles import predicted_cycles, step_size
@@ -36,6 +37,7 @@ from course.tuning import Config
 COLS = gl.constexpr(64)  # of a warp group
 GROUP_M = gl.constexpr(4)  # tiles whose rows follow each other, and which use the same columns of b
 TILE_ROWS = [(64,), (64, 8), (64, 16), (64, 32), (128,), (128, 16), (128, 32)]  # in one tensor, or in two
+TIMES = LoopTimes(step=120, bandwidth=90, latency=0, end=0, byte=0.02)
 MEMORY = 226 * 1024  # bytes of shared memory for blocks, of a program's 227 KB
 REGISTERS = {2: (168, 232), 3: (128, 152)}
 """By the number of warp groups: registers of a thread when the kernel is launched, of 65,536 in all, and of a thread
@@ -236,11 +238,10 @@ def can_run(problem: Product) -> bool:
 @per_gpu
 def configs(problem: Product) -> list[Config]:
     """Two warp groups, and three. The kernel chooses its stages itself."""
-    p, steps = problem, cdiv(problem.K, step_size(problem))
-    found = []
+    p, found = problem, []
     for warp_groups in REGISTERS:
         rows, cols = sum(rows_of_a_tile(p.M, p.N, p.K, warp_groups, runtime.num_sms())), warp_groups * COLS.value
-        cost = predicted_cycles(p, rows, cols, cdiv(p.M, rows) * cdiv(p.N, cols), steps, barrier=0)
+        cost = predicted_cycles(p, TIMES, rows, cols, step_size(p), split=1, stages=1, resident=1)
         found.append(Config("hopper", {"WARP_GROUPS": warp_groups}, num_warps=4, num_stages=1, cost=cost))
     return found
 

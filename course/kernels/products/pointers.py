@@ -12,13 +12,14 @@ from course import runtime
 from course.kernels.parts.dot import dot
 from course.kernels.parts.grouped_tile import grouped_tile
 from course.kernels.parts.pdl import pdl_options, pdl_wait
+from course.kernels.parts.predicted_time import LoopTimes, programs_at_once
 from course.kernels.parts.prefetch import prefetch_to_l2
 from course.kernels.parts.sizes import cdiv, next_power_of_2
 from course.kernels.products.epilogue import NO_EPILOGUE, finish_tile
 from course.kernels.products.problem import Product, ProductOperands
 from course.kernels.products.row_statistics import PART
 from course.kernels.products.split_k import sum_matmul_parts
-from course.kernels.products.tiles import SPLITS, STAGES, predicted_cycles, step_size, sum_parts_cycles
+from course.kernels.products.tiles import FEWEST_STEPS, SPLITS, STAGES, predicted_cycles, step_size
 from course.runtime import per_gpu
 from course.tuning import Config
 
@@ -27,6 +28,7 @@ TILES = [  # BLOCK_M, BLOCK_N, warps
     (16, 128, 4), (16, 64, 4), (16, 32, 4),
 ]
 FLOAT32_TILES = [(128, 64, 8), (64, 64, 4), (32, 64, 4), (16, 64, 4), (16, 32, 4)]  # without tensor cores
+TIMES = LoopTimes(step=0, bandwidth=40, latency=900, end=1500, byte=0.07)
 
 
 @triton.jit
@@ -109,20 +111,23 @@ def configs(problem: Product) -> list[Config]:
         block_m, block_n, block_k = (min(max(next_power_of_2(size), least), most) for size, least, most in sizes)
         return [pointers_config(block_m, block_n, block_k, split=1, warps=4, stages=1, cost=0.0)]
 
-    sms, steps = runtime.num_sms(), cdiv(p.K, block_k)
+    steps, itemsize = cdiv(p.K, block_k), p.dtype.itemsize
     found = []
     for block_m, block_n, warps in TILES if p.on_tensor_cores else FLOAT32_TILES:
-        stages = min(STAGES, runtime.shared_memory() // ((block_m + block_n) * block_k * p.dtype.itemsize))
+        stage = (block_m + block_n) * block_k * itemsize
+        stages = min(STAGES, runtime.shared_memory() // stage)
         if stages < 2:
             continue
+        resident = programs_at_once(stages * stage, block_m * block_n, warps)
+        # Hopper's instruction takes 64 rows; for fewer the one before it is used, at half the rate
+        slowdown = 2 if block_m < 64 and runtime.capability() == (9, 0) else 1
         tiles = p.batch * cdiv(p.M, block_m) * cdiv(p.N, block_n)
         of_this_size = []
         for split in SPLITS:
             # only where the tiles alone leave multiprocessors idle, and into parts worth a program
-            if split > 1 and (p.batch > 1 or tiles * split > 2 * sms or steps < 4 * split):
+            if split > 1 and (p.batch > 1 or tiles * split > 2 * runtime.num_sms() or steps < FEWEST_STEPS * split):
                 continue
-            cycles = predicted_cycles(p, block_m, block_n, tiles * split, cdiv(steps, split))
-            cost = 2000 + sum_parts_cycles(p, split) + cycles
+            cost = predicted_cycles(p, TIMES, block_m, block_n, block_k, split, stages, resident, slowdown)
             of_this_size.append(pointers_config(block_m, block_n, block_k, split, warps, stages, cost))
         found += sorted(of_this_size, key=lambda config: config.cost)[:2]
     return found

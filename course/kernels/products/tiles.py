@@ -1,11 +1,15 @@
 """How long a product takes in tiles of some size: the engines order their configurations by it."""
-from course import runtime
+from course.kernels.parts import predicted_time
+from course.kernels.parts.predicted_time import LoopTimes, loop_cycles, tensor_core_cycles
 from course.kernels.parts.sizes import cdiv
 from course.kernels.products.problem import Product
 
 STAGES = 4
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Programs that may share a tile, each with a part of the sum."""
+
+FEWEST_STEPS = 3
+"""Of a program that has a part of the sum."""
 
 
 def step_size(problem: Product) -> int:
@@ -14,20 +18,20 @@ def step_size(problem: Product) -> int:
 
 
 def predicted_cycles(
-    problem: Product, block_m: int, block_n: int, programs: int, steps: int, barrier: int = 100
+    problem: Product, times: LoopTimes, rows: int, cols: int, block_k: int, split: int, stages: int, resident: int,
+    slowdown: float = 1.0,
 ) -> float:
-    """Very roughly, the cycles of `programs`, each of which computes a tile of block_m x block_n in `steps`.
+    """The predicted cycles in tiles of `rows` x `cols`, of which `resident` are on a multiprocessor at once.
 
-    They are a multiprocessor's share of the work, or the time in which one program alone waits for memory. `barrier` is
-    what a step takes besides, where all warps wait for each other.
+    slowdown: of the tensor cores, for tiles that they do not take as they like
     """
-    block_k, itemsize = step_size(problem), problem.dtype.itemsize
-    products = 4096 // itemsize if problem.on_tensor_cores else 128  # of a multiprocessor in a cycle
-    loads = (block_m + block_n) * block_k * itemsize
-    step = barrier + max(block_m * block_n * block_k / products, loads / 48)
-    return max(cdiv(programs, runtime.num_sms()) * (steps * step + block_m * block_n / 16), steps * 250)
-
-
-def sum_parts_cycles(problem: Product, split: int) -> float:
-    """The cycles of the kernel that adds the parts of `split` programs: a launch, and parts written and read again."""
-    return 0 if split == 1 else 4000 + 8 * split * problem.M * problem.N / (48 * runtime.num_sms())
+    p, itemsize = problem, problem.dtype.itemsize
+    if p.on_tensor_cores:
+        products = slowdown * tensor_core_cycles(rows, cols, block_k, itemsize)
+    else:
+        products = rows * cols * block_k / 128  # one for each lane of four warps
+    tiles = p.batch * cdiv(p.M, rows) * cdiv(p.N, cols)
+    stored = rows * cols * (4 if split > 1 else itemsize * (1 if p.residual_strides is None else 2))
+    loads = (rows + cols) * block_k * itemsize
+    cycles = loop_cycles(times, products, loads, cdiv(p.K, block_k * split), stages, stored, tiles * split, resident)
+    return cycles + predicted_time.sum_parts_cycles(split, p.M * p.N)

@@ -23,6 +23,7 @@ from course import runtime
 from course.kernels.parts.dot import dot
 from course.kernels.parts.grouped_tile import grouped_tile
 from course.kernels.parts.pdl import pdl_options, pdl_wait
+from course.kernels.parts.predicted_time import LoopTimes
 from course.kernels.parts.prefetch import prefetch_to_l2
 from course.kernels.parts.sizes import cdiv, next_power_of_2
 from course.kernels.parts.tf32 import extent, rounded_to_tf32
@@ -30,14 +31,20 @@ from course.kernels.products.epilogue import NO_EPILOGUE, normalise_sums
 from course.kernels.products.problem import Product, ProductOperands
 from course.kernels.products.row_statistics import PART, load_statistics, mean_and_rstd, store_statistics
 from course.kernels.products.split_k import sum_matmul_parts
-from course.kernels.products.tiles import SPLITS, STAGES, predicted_cycles, step_size, sum_parts_cycles
+from course.kernels.products.tiles import FEWEST_STEPS, SPLITS, predicted_cycles, step_size
 from course.runtime import per_gpu
 from course.tuning import Config
 
-TILES = [  # BLOCK_M, BLOCK_N, warps, programs on a multiprocessor: of two, one multiplies while the other finishes
-    (128, 256, 8, 1), (256, 128, 8, 1), (128, 128, 8, 1), (128, 128, 4, 2), (128, 128, 8, 2), (64, 256, 4, 1),
-    (128, 64, 4, 2), (64, 128, 4, 2),
+TILES = [  # BLOCK_M, BLOCK_N, rows of shared memory a step, warps, programs on a multiprocessor: of two, one
+    # multiplies while the other finishes
+    (128, 256, 1, 8, 1), (256, 128, 1, 8, 1), (128, 128, 1, 8, 1), (128, 128, 1, 4, 2), (64, 256, 1, 4, 1),
+    (128, 64, 1, 4, 1), (128, 64, 1, 4, 2), (64, 128, 1, 4, 2), (64, 128, 2, 4, 1), (64, 64, 2, 4, 1),
+    (64, 32, 2, 4, 1),
 ]
+STAGES = 6
+TIMES = LoopTimes(step=135, bandwidth=85, latency=2000, end=100, byte=0.1)
+PARTS = 1000
+"""Cycles more where sums are split: it takes so long until the next kernel sees what TMA wrote."""
 FINISHING = 2**15  # bytes of a multiprocessor's shared memory for slices that are being finished
 
 
@@ -211,21 +218,24 @@ def can_run(problem: Product) -> bool:
 
 @per_gpu
 def configs(problem: Product) -> list[Config]:
-    """Each size of tile; where tiles are few, also with the sums split into as many parts as are worth a program."""
-    p, steps = problem, cdiv(problem.K, step_size(problem))
+    """Each size of tile; where tiles are few, also with the sums split into parts that are worth a program."""
+    p = problem
     found = []
-    for block_m, block_n, warps, per_sm in TILES:
+    for block_m, block_n, rows, warps, per_sm in TILES:
+        block_k = rows * step_size(p)
         tiles = cdiv(p.M, block_m) * cdiv(p.N, block_n)
-        found.append(tma_config(p, block_m, block_n, warps, per_sm, split=1))
-        split = max(s for s in SPLITS if s == 1 or tiles * s <= runtime.num_sms() and steps >= 4 * s)
-        if split > 1:
-            found.append(tma_config(p, block_m, block_n, warps, per_sm, split))
+        for split in SPLITS:
+            few = tiles * split <= runtime.num_sms() and cdiv(p.K, block_k) >= FEWEST_STEPS * split
+            if split == 1 or few:
+                found.append(tma_config(p, block_m, block_n, block_k, warps, per_sm, split))
     return found
 
 
-def tma_config(problem: Product, block_m: int, block_n: int, warps: int, per_sm: int, split: int) -> Config:
+def tma_config(
+    problem: Product, block_m: int, block_n: int, block_k: int, warps: int, per_sm: int, split: int
+) -> Config:
     """Stages and slices that fit the shared memory: FINISHING for slices, the rest for blocks of a and b."""
-    p, block_k, itemsize = problem, step_size(problem), problem.dtype.itemsize
+    p, itemsize = problem, problem.dtype.itemsize
     tiles = cdiv(p.M, block_m) * cdiv(p.N, block_n)
     free = runtime.shared_memory() - FINISHING - 1024 * per_sm
     stages = min(STAGES, free // ((block_m + block_n) * block_k * itemsize * per_sm))
@@ -238,8 +248,8 @@ def tma_config(problem: Product, block_m: int, block_n: int, warps: int, per_sm:
     at_once = tiles <= runtime.num_sms() * per_sm
     blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8, "SLICES": slices,
               "PER_SM": per_sm, "AT_ONCE": at_once, "SPLIT_K": split}
-    cycles = predicted_cycles(p, block_m, block_n, tiles * split, cdiv(cdiv(p.K, block_k), split))
-    return Config("tma", blocks, warps, stages, cost=sum_parts_cycles(p, split) + cycles)
+    cost = predicted_cycles(p, TIMES, block_m, block_n, block_k, split, stages, per_sm) + (PARTS if split > 1 else 0)
+    return Config("tma", blocks, warps, stages, cost)
 
 
 def launch(problem: Product, config: Config, operands: ProductOperands) -> None:
