@@ -27,6 +27,24 @@ CONVS = [  # channels in, out, size of the filter, stride, height and width of t
 ]
 """ResNet-18's layers."""
 
+GROUPED = [  # channels, groups, size of the filter, stride, height and width of the input
+    (128, 32, 3, 1, 56), (256, 32, 3, 2, 56), (256, 32, 3, 1, 28), (512, 32, 3, 2, 28), (512, 32, 3, 1, 14),
+    (1024, 32, 3, 2, 14), (1024, 32, 3, 1, 7),
+]
+"""ResNeXt-50's (32x4d)."""
+
+DEPTHWISE = [  # channels, size of the filter, stride, height and width of the input
+    *((c, 3, 1, hw) for c, hw in ((32, 112), (144, 56), (192, 28), (384, 14), (576, 14), (960, 7))),
+    *((c, 3, 2, hw) for c, hw in ((96, 112), (144, 56), (192, 28), (576, 14))),
+    *((c, 3, stride, hw) for c, stride, hw in ((240, 2, 28), (480, 1, 14), (1152, 1, 7))),
+    *((c, 5, stride, hw) for c, stride, hw in ((144, 2, 56), (240, 1, 28), (480, 1, 14), (672, 1, 14), (672, 2, 14),
+                                               (1152, 1, 7))),
+    *((c, 7, 1, hw) for c, hw in ((96, 56), (192, 28), (384, 14), (768, 7))),
+]
+"""MobileNetV2's, EfficientNet-B0's that it does not have as well, and ConvNeXt's."""
+
+GROUPED_BATCHES = (1, 16, 128)
+
 SDPA = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -76,6 +94,29 @@ def conv2d(batch: int, layer: tuple[int, int, int, int, int]) -> Case:
         peers={"cudnn": lambda x, w: F.conv2d(x, w, None, stride, size // 2)},
         operations=conv_operations(batch, layer), moved=moved,
     )
+
+
+def grouped_conv2d(batch: int, layer: tuple[int, int, int, int, int], kernel: str = "conv2d_grouped") -> Case:
+    """One layer in groups, of as many filters as channels, bare."""
+    c, groups, size, stride, hw = layer
+    how = {"stride": stride, "padding": size // 2, "groups": groups}
+
+    def inputs():
+        weight = randn(c, c // groups, size, size, dtype="fp16", channels_last=True) * (c // groups * size**2) ** -0.5
+        return randn(batch, c, hw, hw, dtype="fp16", channels_last=True), weight
+
+    shape = f"{times(batch, c, hw, hw)} {size}×{size}" + f"/{stride}" * (stride > 1)
+    return Case(
+        kernel, shape, "fp16", inputs,
+        ours=lambda x, w: kernels.conv2d(x, w, **how), peers={"cudnn": lambda x, w: F.conv2d(x, w, **how)},
+        operations=2 * batch * (hw // stride) ** 2 * c * (c // groups) * size**2,
+    )
+
+
+def depthwise_conv2d(batch: int, layer: tuple[int, int, int, int]) -> Case:
+    """One layer in which each channel has a filter of its own, bare."""
+    c, size, stride, hw = layer
+    return grouped_conv2d(batch, (c, c, size, stride, hw), "conv2d_depthwise")
 
 
 def conv2d_norm_add_relu(batch: int, layer: tuple[int, int, int, int, int]) -> Case:
@@ -156,6 +197,8 @@ def product_cases() -> list[Case]:
     cases += [linear(TOKENS * batch, 768, 3072, "gelu") for batch in BATCHES]
     cases += [linear(TOKENS * batch, k, 768, "residual") for k in (768, 3072) for batch in BATCHES]
     cases += [conv2d(batch, layer) for layer in CONVS for batch in CONV_BATCHES]
+    cases += [grouped_conv2d(batch, layer) for layer in GROUPED for batch in GROUPED_BATCHES]
+    cases += [depthwise_conv2d(batch, layer) for layer in DEPTHWISE for batch in GROUPED_BATCHES]
     blocks = [layer for layer in CONVS if layer[0] == layer[1]]
     cases += [conv2d_norm_add_relu(batch, layer) for layer in blocks for batch in CONV_BATCHES]
     cases += [attention(batch, tokens) for tokens in (TOKENS, 1024) for batch in (1, 8, 64, 256)]

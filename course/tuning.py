@@ -31,6 +31,7 @@ import triton
 from course import runtime
 from course.files import write_whole
 from course.graphs import ALONE
+from course.replay.recording import forgo, holds_while
 from course.timing import queued_milliseconds
 
 TUNED = Path(__file__).parent / "tuned"
@@ -133,6 +134,8 @@ class Engines:
                 if len(self.chosen) >= REMEMBERED:
                     self.chosen.clear()
                 self.chosen[key] = found
+            else:
+                holds_while(is_untuned)
         engine, config = found
         engine.launch(problem, config, operands)
 
@@ -163,7 +166,7 @@ class Engines:
         stored = self.stored(problem, choice)
         if stored is not None:
             return stored, True
-        if os.environ.get("COURSE_TUNE") == "0" or torch.cuda.is_current_stream_capturing():
+        if is_untuned() or torch.cuda.is_current_stream_capturing():
             return candidates[0], False
         with ALONE:
             stored = self.stored(problem, choice)  # by another thread, meanwhile
@@ -205,6 +208,11 @@ class Engines:
         self.by_name[config.engine].launch(problem, config, operands)
 
 
+def is_untuned() -> bool:
+    """Whether nothing is to be measured, as COURSE_TUNE=0 says."""
+    return os.environ.get("COURSE_TUNE") == "0"
+
+
 class Stored(NamedTuple):
     """A configuration from a file."""
 
@@ -234,6 +242,7 @@ def measure(name: str, configs: Sequence[Config], launch: Callable[[Config], obj
 
     Raises triton's OutOfResources where none of them fits.
     """
+    forgo("a configuration is measured in it")
     best, best_ms = None, float("inf")
     for i, config in enumerate(configs, start=1):
         print(f"\rtuning {name}: {i}/{len(configs)}", end="", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import course.exercises
 from course import lab
 from course.lab.checking.check import arguments
 from course.lab.checking.exercise import find
+from course.runtime import INTERPRET
 
 CHAPTERS = [module.name for module in pkgutil.iter_modules(course.exercises.__path__)]
 EXERCISES = [e for chapter in CHAPTERS for e in importlib.import_module(f"course.exercises.{chapter}").EXERCISES]
@@ -53,6 +54,14 @@ def test_mistake_is_found_and_explained(exercise, mistake):
         report = lab.check(exercise, function)
     assert report.status == ("almost" if says.startswith("right, but") else "failed")
     assert says in repr(report), report
+
+
+@pytest.mark.skipif(not INTERPRET, reason="of the interpreter")
+def test_axpy_in_float16_throughout():
+    """A compiled kernel computes this in float32, for there `alpha` is a float32 number; interpreted it is wrong."""
+    axpy = find("vector_add.axpy")
+    report = lab.check(axpy, axpy.build(axpy.answer.replace(".to(tl.float32)", "")))
+    assert report.status == "failed" and "terms that nearly cancel: " in repr(report)
 
 
 @each_exercise

@@ -122,7 +122,7 @@ FILL_IN = Exercise(
         "sums in float16": Wrong(
             {"tl.zeros((BLOCK_M, BLOCK_N), tl.float32)": "tl.zeros((BLOCK_M, BLOCK_N), tl.float16)",
              "tl.dot(a, b, acc)": "tl.dot(a, b, acc, out_dtype=tl.float16)"},
-            "long sums: 20 × 4,096 by 4,096 × 30: ",
+            "FAIL  long sums: 20 × 4,096 by 4,096 × 30",
         ),
         "each block forgets the one before": Wrong({"tl.dot(a, b, acc)": "tl.dot(a, b)"}, "missing or counted twice"),
     },

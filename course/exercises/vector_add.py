@@ -135,7 +135,10 @@ AXPY = Exercise(
         2³¹ elements.
     """),
     wrong={
-        "nothing is converted": Wrong({".to(tl.float32)": ""}, "terms that nearly cancel: "),
+        "the product is rounded to float16": Wrong(
+            {".to(tl.float32)": "", "alpha * x + y": "(alpha * x).to(out_ptr.dtype.element_ty) + y"},
+            "terms that nearly cancel: ",
+        ),
         "alpha on the other operand": Wrong({"alpha * x + y": "x + alpha * y"}, "look at the formula"),
         "no y": Wrong({"alpha * x + y": "alpha * x"}, "look at the formula"),
         "the load of x has no mask": Wrong({"offs * stride_x, mask=mask": "offs * stride_x"}, "A load reached outside"),

@@ -34,7 +34,7 @@ def test_a_machine_where_nothing_runs(error, words, monkeypatch, capsys):
 def test_no_gpu_and_no_interpreter(monkeypatch, capsys):
     """TRITON_INTERPRET=0 on a machine without a GPU: nothing runs, and nothing says that it does."""
     monkeypatch.setattr(runtime, "INTERPRET", False)
-    monkeypatch.setattr(runtime, "DEVICE", torch.device("cuda"))
+    monkeypatch.setattr(runtime, "DEVICE", torch.device("cuda:127"))  # which no machine has
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(doctor, "add", lambda x, y: pytest.fail("launched"))

@@ -66,22 +66,37 @@ def results(op, name: str) -> dict[str, int | list[str]]:
         if lacking:
             wrong.append(f"{call}: expected {words!r}")
             continue
+        want = op.op(*copy((sample.input, *sample.args)), **copy(sample.kwargs))
         try:
-            want = op.op(*copy((sample.input, *sample.args)), **copy(sample.kwargs))
             torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5, equal_nan=True)
             computed += 1
         except AssertionError as error:
-            wrong.append(f"{call}: {error}")
+            args, kwargs = copy(((sample.input, *sample.args), sample.kwargs), torch.Tensor.double)
+            exact = op.op(*args, **kwargs)
+            if as_accurate(got, want, exact):
+                computed += 1
+            else:
+                wrong.append(f"{call}: {error}")
     return {"computed": computed, "refused": refused, "wrong": wrong}
 
 
-def copy(value):
+def as_accurate(got: torch.Tensor, want: torch.Tensor, exact: torch.Tensor) -> bool:
+    """Whether `got` errs no more than a few times as much as PyTorch does.
+
+    A softmax of scores in the hundreds multiplies the rounding of the scores, which depends on the order of a sum.
+    """
+    return got.shape == want.shape and bool((got - exact).abs().max() <= 4 * (want - exact).abs().max())
+
+
+def copy(value, of_tensor=torch.clone):
     """Each call has tensors of its own: batch_norm writes to some."""
     if isinstance(value, dict):
-        return {key: copy(v) for key, v in value.items()}
+        return {key: copy(v, of_tensor) for key, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(map(copy, value))
-    return value.clone() if isinstance(value, torch.Tensor) else value
+        return type(value)(copy(v, of_tensor) for v in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    return of_tensor(value) if value.is_floating_point() else value.clone()
 
 
 def in_words(value):
