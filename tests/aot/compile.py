@@ -60,7 +60,7 @@ TARGETS = {
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-MOST_SPILLED = 512
+MOST_SPILLED = 1024
 """Bytes of memory that a thread may use in place of registers. A tile too large for its warps takes thousands."""
 
 
