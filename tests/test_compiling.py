@@ -1,4 +1,4 @@
-"""Kernels compiled ahead. Compiling needs Triton itself, not its interpreter, so most of it is in a process of its own."""
+"""Kernels compiled ahead. That needs Triton itself and not its interpreter, so most of it is in another process."""
 import subprocess
 import sys
 
