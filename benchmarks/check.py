@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from benchmarks import models
-from benchmarks.models import Cell, is_compiled
+from benchmarks.compiled import is_compiled
+from benchmarks.models import Cell
 from benchmarks.session import Session, in_a_line
 from course import results, runtime
 

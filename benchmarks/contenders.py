@@ -98,9 +98,13 @@ class ViTBase(Family):
     @functools.cached_property
     def original(self):
         import transformers
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+        # transformers' own sdpa, under a name for which it has no function that makes masks: for "sdpa" it makes one,
+        # all True, while a graph is compiled or captured, and PyTorch takes a slower kernel for it than without
+        transformers.AttentionInterface.register("sdpa_unmasked", sdpa_attention_forward)
         sizes = {**vars(self.config), "image_size": self.config.image_size[0], "patch_size": self.config.patch_size[0]}
-        config = transformers.ViTConfig(**sizes, attn_implementation="sdpa")
+        config = transformers.ViTConfig(**sizes, attn_implementation="sdpa_unmasked")
         return transformers.ViTForImageClassification(config).eval()
 
     @functools.cached_property

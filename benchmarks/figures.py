@@ -10,7 +10,7 @@ import re
 from statistics import geometric_mean
 from types import SimpleNamespace
 
-from course.results import RESULTS, read
+from course.results import KEY, RESULTS, read
 
 GPU = "nvidia-h200"
 
@@ -28,8 +28,8 @@ def names() -> dict:
             raise LookupError(f"{what}: {len(found)} rows are stored for {', '.join(map(str, wanted))}")
         return SimpleNamespace(**found[0])
 
-    def table(what, columns):
-        rows = read(f"{what}s", GPU).rows
+    def table(what):
+        rows, columns = read(what, GPU).rows, KEY[what]
         return lambda *wanted: row(what, [r for r in rows if tuple(r[c] for c in columns) == wanted], wanted)
 
     def notebook(name, size, provider):
@@ -49,8 +49,7 @@ def names() -> dict:
     return {
         "ratios": ratios, "geometric_mean": geometric_mean,
         "hardware": SimpleNamespace(**json.loads((RESULTS / GPU / "hardware.json").read_text())),
-        "kernel": table("kernel", ("kernel", "shape", "dtype", "provider")),
-        "model": table("model", ("model", "dtype", "batch", "provider", "mode")),
+        "kernel": table("kernels"), "model": table("models"), "startup": table("startup"), "call": table("calls"),
         "notebook": notebook,
         **{f.__name__: f for f in (min, max, sum, round)},
     }

@@ -6,7 +6,10 @@ from collections.abc import Collection, Iterable
 import torch
 
 from benchmarks.cases import Case, byte_cases
-from benchmarks.products import CONVS, attention, conv2d, conv2d_norm_add_relu, linear, matmul, product_cases
+from benchmarks.products import (
+    CONVS, DEPTHWISE, GROUPED, attention, conv2d, conv2d_norm_add_relu, depthwise_conv2d, grouped_conv2d, linear,
+    matmul, product_cases,
+)
 from benchmarks.session import Session, choose, said
 from course.graphs import Captured
 from course.precision import full_precision
@@ -35,6 +38,8 @@ def quick_cases() -> list[Case]:
     return bytes_moved + [
         matmul(4096), linear(197, 768, 3072), linear(197 * 64, 768, 3072), linear(197 * 64, 768, 3072, "gelu"),
         linear(197 * 64, 3072, 768, "residual"), conv2d(16, layer), conv2d_norm_add_relu(16, layer), attention(8, 197),
+        grouped_conv2d(16, GROUPED[0]), depthwise_conv2d(16, DEPTHWISE[1]),
+        attention(16, 1024, channels=128), attention(16, 1024, mask="causal"), attention(16, 1024, mask="boolean"),
     ]
 
 

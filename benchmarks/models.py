@@ -2,11 +2,13 @@
 import functools
 import math
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from benchmarks import memory
+from benchmarks import compiled, memory
+from benchmarks.compiled import is_compiled
 from benchmarks.contenders import FAMILIES, Contender, Family
 from benchmarks.session import Session, choose, in_a_line, said
 from course import verify
@@ -42,17 +44,28 @@ CELLS = [
 QUICK_CELLS = [Cell("vit-b16", "bf16", 1), Cell("resnet18", "fp16", 1), Cell("resnet18", "fp16", 64)]
 
 
-def run(session: Session, cells: Iterable[Cell], providers: Collection[str], compiled: bool = True) -> None:
-    """Measures what the session's time allows; results are stored cell by cell."""
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+def run(
+    session: Session, cells: Iterable[Cell], providers: Collection[str], quick: bool = False, made: Path | None = None
+) -> None:
+    """Measures what the session's time allows; results are stored cell by cell.
+
+    With `quick`, no peer is compiled. `made` is a folder of what `benchmarks.prepare` compiled: who is not in it is
+    compiled here, where there is time, and left out where there is not.
+    """
+    set_up()
     families = {name: FAMILIES[name]() for name in {cell.model for cell in cells}}
-    jobs = plan(cells, families, providers, session.results, compiled)
+    jobs = plan(cells, families, providers, session.results, quick)
     for cell, names in session.in_turn(jobs):
-        if any(is_compiled(name) for name in names) and session.left_s() < COMPILING_S:
-            session.note(f"no time to compile: {in_a_line(cell)} not run")
+        files = {name: compiled.file_of(made, cell, name) for name in names if made and is_compiled(name)}
+        ready = [name for name in names if not is_compiled(name) or name in files and files[name].exists()]
+        if session.left_s() < COMPILING_S * (len(names) - len(ready)):
+            session.note(f"no time to compile: {in_a_line(cell)} without {', '.join(set(names) - set(ready))}")
+            names = ready
+        if not names:
             continue
         try:
+            for file in filter(Path.exists, files.values()):
+                compiled.load(file)
             rows, errors = race(families[cell.model], cell, names)
         except Exception as error:  # the other cells still run
             rows, errors = [], {cell: said(error)}
@@ -60,24 +73,26 @@ def run(session: Session, cells: Iterable[Cell], providers: Collection[str], com
         torch.compiler.reset()
 
 
+def set_up() -> None:
+    """PyTorch at its best: tensor cores for float32 as well, and the fastest of cuDNN's algorithms."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
 def plan(
-    cells: Iterable[Cell], families: dict[str, Family], providers: Collection[str], stored: Results, compiled: bool
+    cells: Iterable[Cell], families: dict[str, Family], providers: Collection[str], stored: Results, quick: bool
 ) -> list[tuple[Cell, list[str]]]:
     """Who races in each cell. Peers that run without this course need not run side by side: first come those in all
     cells that are not compiled, then the compiled, one by one."""
     jobs, later, rows = [], [], stored.cells()
     for cell in cells:
-        available = [name for name in families[cell.model].providers if compiled or not is_compiled(name)]
+        available = [name for name in families[cell.model].providers if not (quick and is_compiled(name))]
         names = choose(available, providers, rows.get(cell, []))
         if "course" not in names:
             later += [(cell, [name]) for name in names if is_compiled(name)]
             names = [name for name in names if not is_compiled(name)]
         jobs += [(cell, names)] * bool(names)
     return jobs + later
-
-
-def is_compiled(provider: str) -> bool:
-    return provider.endswith("-compile")
 
 
 @torch.inference_mode()

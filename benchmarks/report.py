@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import geometric_mean
 
+from benchmarks import startup
 from course.results import ROOT, Race, Results, fastest, is_ours, is_peer, median, read, table
 
 README = ROOT / "README.md"
@@ -22,12 +23,29 @@ MOVERS = (
 )
 """The kernels that only move bytes."""
 
+GROUPS = (
+    ("matmul, and ViT-B/16's linear layers", "cuBLAS", ("matmul", "linear")),
+    ("linear + GELU, linear + residual", "cuBLAS and the separate operation", ("linear_gelu", "linear_residual")),
+    ("ResNet-18's convolutions, bare", "cuDNN", ("conv2d",)),
+    ("ResNeXt-50's in groups, bare", "cuDNN", ("conv2d_grouped",)),
+    ("depthwise ones of MobileNetV2, EfficientNet-B0 and ConvNeXt, bare", "cuDNN", ("conv2d_depthwise",)),
+    ("conv2d + batch norm + residual + ReLU", "cuDNN and the separate operations", ("conv2d_norm_add_relu",)),
+    ("attention, heads of 64, no mask: 197 and 1,024 tokens", "the fastest SDPA backend", ("attention",)),
+    ("attention, heads of 128, causal or masked: 1,024 and 4,096 tokens", "the fastest SDPA backend",
+     ("attention_wide", "attention_causal", "attention_masked")),
+)
+"""Lines of README's table: title, peer, kernels. What is in none of them has a line of its own."""
+
 NOTHING = "No measurements are stored yet."
 
 
 def as_text(results: Results) -> str:
-    """A line a cell: ours, the best peer, and how they compare."""
-    return (models_text if results.what == "models" else kernels_text)(results)
+    """A line a cell: ours, the best peer, and how they compare; of `startup`, a line a row."""
+    texts = {
+        "models": models_text, "kernels": kernels_text, "replaced": replaced_text, "startup": startup_text,
+        "calls": calls_text,
+    }
+    return texts[results.what](results)
 
 
 def models_text(results: Results) -> str:
@@ -62,6 +80,36 @@ def kernels_text(results: Results) -> str:
     return table(header, lines)
 
 
+def startup_text(results: Results) -> str:
+    lines = [(*results.key(row), f"{row['seconds']:.1f}", f"{row['cpu_s']:.0f}", ms(row)) for row in results.rows]
+    return table(("model", "dtype", "batch", "provider", "seconds", "CPU seconds", "then ms"), lines)
+
+
+def calls_text(results: Results) -> str:
+    lines, races = [], results.races()
+    for cell, rows in results.cells().items():
+        theirs = fastest(rows, is_peer)
+        ratio = f"{races[cell].ratio:.2f}" if cell in races else ""
+        ours, plain, peers = map(us, (find(rows, "course"), find(rows, "course-plain"), theirs))
+        lines.append((*cell, ours, plain, theirs["provider"] if theirs else "", peers, ratio))
+    return table(("kernel", "shape", "dtype", "ours µs", "our model µs", "peer", "µs", "ratio"), lines)
+
+
+def replaced_text(results: Results) -> str:
+    lines, races = [], results.races()
+    for cell, rows in results.cells().items():
+        times = {(row["provider"], row["layout"]): ms(row) for row in rows}
+        by_layout = (
+            times.get((provider, layout), "") for layout in ("contiguous", "channels_last")
+            for provider in ("course", "torch")
+        )
+        race = races.get(cell)
+        lowest = f"{race.best['q20_ms'] / race.ours['q80_ms']:.2f}" if race else ""
+        lines.append((*cell, *by_layout, f"{race.ratio:.2f}" if race else "", lowest))
+    header = ("model", "batch", "ours NCHW ms", "torch", "ours channels_last", "torch", "best ratio", "q20 / q80")
+    return table(header, lines)
+
+
 def find(rows: Iterable[dict], provider: str, mode: str | None = None) -> dict | None:
     return next((row for row in rows if row["provider"] == provider and row.get("mode") == mode), None)
 
@@ -76,6 +124,14 @@ def ms(row: dict | None) -> str:
     return f"{row['median_ms']:.3g}" if row else ""
 
 
+def us(row: dict | None) -> str:
+    """A row's time in microseconds."""
+    if row is None:
+        return ""
+    time = 1e3 * median(row)
+    return f"{time:.1f}" if time < 100 else f"{time:,.0f}"
+
+
 def limit_share(row: dict) -> float:
     """How much of the hardware's limit a kernel reaches."""
     return row["limit_ms"] / row["median_ms"]
@@ -83,9 +139,13 @@ def limit_share(row: dict) -> float:
 
 def readme_block(root: Path | None = None) -> str:
     """What stands between the markers in README.md for the results stored under `root`."""
-    models, kernels = (read(what, HEADLINE_GPU, root) for what in ("models", "kernels"))
+    models, kernels, starts, calls = (
+        read(what, HEADLINE_GPU, root) for what in ("models", "kernels", "startup", "calls")
+    )
     parts = [models_table(models)] if models.races() else []
     parts += [kernels_table(kernels)] if kernels.races() else []
+    parts += [startup_table(starts)] if starts.rows else []
+    parts += [calls_table(calls)] if calls.races() else []
     return "\n\n".join(parts) or NOTHING
 
 
@@ -168,17 +228,61 @@ def kernels_table(kernels: Results) -> str:
          lambda row: row["kernel"] in movers and moved_mib(row) >= BIG_MIB)
     line("the same, every size", "the better of ATen and Inductor" if compiled else "ATen", by_time,
          lambda row: row["kernel"] in movers)
-    for title, against, names in (
-        ("matmul, and ViT-B/16's linear layers", "cuBLAS", ("matmul", "linear")),
-        ("linear + GELU, linear + residual", "cuBLAS and the separate operation", ("linear_gelu", "linear_residual")),
-        ("ResNet-18's convolutions, bare", "cuDNN", ("conv2d",)),
-        ("conv2d + batch norm + residual + ReLU", "cuDNN and the separate operations", ("conv2d_norm_add_relu",)),
-        ("attention, heads of 64, no mask: 197 and 1,024 tokens", "the fastest SDPA backend", ("attention",)),
-    ):
+    grouped = {name for *_, names in GROUPS for name in names}
+    others = dict.fromkeys(kernel for kernel, *_ in races if kernel not in grouped and kernel not in MOVERS)
+    for title, against, names in (*GROUPS, *((name, peers_of(kernels, name), (name,)) for name in others)):
         line(title, against, by_time, lambda row, names=names: row["kernel"] in names)
     apart = sum(not race.one_run for race in races.values())
     note = f" In {apart} of {len(races)} cases the best peer was measured at another time." if apart else ""
     return "\n".join([*lines, "", f"Above 1, ours is faster.{note} {kernels.source(kernels.rows)}."])
+
+
+def peers_of(kernels: Results, kernel: str) -> str:
+    """All that raced against ours on a kernel."""
+    return ", ".join(dict.fromkeys(
+        row["provider"] for row in kernels.rows if row["kernel"] == kernel and is_peer(row["provider"])
+    ))
+
+
+def startup_table(starts: Results) -> str:
+    """A line for each model and first batch size: what a first call takes, and how fast the model is then."""
+    cells = starts.cells()
+    lines = [
+        "| from a loaded model to its first logits | ours | the speed then, of fully tuned | full tuning, CPU time "
+        "| another batch size | `torch.compile` | max-autotune |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (model, dtype, batch), rows in cells.items():
+        first, tuned = find(rows, "course"), find(rows, "course-tuned")
+        if first is None:
+            continue
+        other = find(cells.get((model, dtype, startup.NEXT[batch]), ()), "course-next")
+        lines.append("| " + " | ".join((
+            f"{startup.TITLES[model]}, {dtype}, B={batch}",
+            seconds(first),
+            f"{median(tuned) / median(first):.2f}" if tuned else "–",
+            f"{seconds(tuned)}, {tuned['cpu_s']:.0f} s" if tuned else "–",
+            f"{seconds(other)} (B={startup.NEXT[batch]})" if other else "–",
+            seconds(find(rows, "torch-compile")), seconds(find(rows, "torch-max-autotune")),
+        )) + " |")
+    note = "No choice stored and every cache empty, kernels are compiled meanwhile; each in a process of its own"
+    return "\n".join([*lines, "", f"{note}. {starts.source(starts.rows)}."])
+
+
+def seconds(row: dict | None) -> str:
+    return f"{row['seconds']:.1f} s" if row else "–"
+
+
+def calls_table(calls: Results) -> str:
+    """A line for each operation and model: what a call costs, ours and a peer's."""
+    lines = ["| a call, µs | ours | PyTorch |", "|---|---|---|"]
+    for (kernel, shape, dtype), race in calls.races().items():
+        lines.append(f"| {startup.TITLES.get(kernel, kernel)}, {shape}, {dtype} | {us(race.ours)} | {us(race.best)} |")
+    note = (
+        "Medians, without gradients and without a graph: of an operation, the CPU's time; of a model, what a user "
+        "waits for, with its layers replaced and as timm and torchvision have it"
+    )
+    return "\n".join([*lines, "", f"{note}. {calls.source(calls.rows)}."])
 
 
 def moved_mib(row: dict) -> float:

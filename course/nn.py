@@ -434,6 +434,10 @@ def replace_layers(
     those that compute what one of this module's layers does to it, as in {TheirNorm: course.nn.LayerNorm}; the usual
     ones of torchvision, timm and transformers are known.
 
+    Results have the memory format that torch.nn's layers give them, so that a `view` that worked goes on working. On
+    Hopper a convolution of images in PyTorch's default format copies them to channels_last and its result back, as
+    cuDNN does; `model.to(memory_format=torch.channels_last)`, with images likewise, saves these copies.
+
     Layers that do nothing (Identity, Flatten, Dropout in eval mode) are not listed. Nor is a function called inside a
     forward (torch.nn.functional.relu, +): it is no layer, and stays PyTorch's. Raises ValueError on a name in `only`
     that does not exist, TypeError on an `also` that does not map classes of layers to classes of layers.

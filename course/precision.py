@@ -8,15 +8,22 @@ import contextlib
 
 import torch
 
+from course import runtime
+
 
 def matmul_precision(dtype: torch.dtype) -> str:
-    """"tf32" or "ieee", as PyTorch's setting for matrix products allows: "ieee" unless switched on."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    """"tf32" or "ieee", as PyTorch's setting for matrix products allows: "ieee" unless switched on.
+
+    "ieee" on a GPU without TF32, as in PyTorch.
+    """
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed and runtime.has_tensor_cores() else "ieee"
 
 
 def conv_precision(dtype: torch.dtype) -> str:
     """The same for convolutions, whose setting is cuDNN's: "tf32" unless switched off."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    allowed = dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return "tf32" if allowed and runtime.has_tensor_cores() else "ieee"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What was measured, where and when: benchmarks/results/<gpu>/{kernels,models}.csv, and .json with the circumstances.
+"""What was measured, where and when: benchmarks/results/<gpu>/<table>.csv, and .json with the circumstances.
 
 The .json holds the rows of the .csv, each with the date of the run that measured it, and for each of these runs the
 GPU, driver, versions, commit and the hardware's limits; those of the last run stand at the top.
@@ -27,14 +27,23 @@ from course.files import write_whole
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
+TIMES = ("median_ms", "q20_ms", "q80_ms")
+
 COLUMNS = {
-    "models": ("model", "dtype", "batch", "provider", "mode", "median_ms", "q20_ms", "q80_ms", "peak_mib"),
-    "kernels": ("kernel", "shape", "dtype", "provider", "median_ms", "q20_ms", "q80_ms", "gbps", "tflops", "limit_ms"),
+    "models": ("model", "dtype", "batch", "provider", "mode", *TIMES, "peak_mib"),
+    "kernels": ("kernel", "shape", "dtype", "provider", *TIMES, "gbps", "tflops", "limit_ms"),
+    "replaced": ("model", "batch", "provider", "layout", *TIMES),
+    "startup": ("model", "dtype", "batch", "provider", "seconds", "cpu_s", *TIMES),
+    "calls": ("kernel", "shape", "dtype", "provider", *TIMES),
 }
-CELL = {"models": ("model", "dtype", "batch"), "kernels": ("kernel", "shape", "dtype")}
+"""Each table's; those of `startup` and `calls` are explained in benchmarks/startup.py and benchmarks/calls.py."""
+
+CELL = {what: columns[: columns.index("provider")] for what, columns in COLUMNS.items()}
 """The columns that say what was measured; the providers in one cell compete."""
 
-KEY = {"models": (*CELL["models"], "provider", "mode"), "kernels": (*CELL["kernels"], "provider")}
+KEY = {what: (*cell, "provider") for what, cell in CELL.items()} | {
+    "models": (*CELL["models"], "provider", "mode"), "replaced": (*CELL["replaced"], "provider", "layout"),
+}
 """The columns that tell rows apart."""
 
 PACKAGES = ("torch", "triton", "transformers", "timm", "torchvision")
@@ -149,7 +158,7 @@ def gpus(root: Path | None = None) -> list[str]:
 
 
 def read(what: str, gpu: str | None = None, root: Path | None = None) -> Results:
-    """The stored table `what` ("kernels" or "models") of `gpu`; empty if there is none.
+    """The stored table `what`, one of COLUMNS, of `gpu`; empty if there is none.
 
     By default of this machine's GPU, or on a machine without one, or with one that was never measured, of the
     first that was.

@@ -69,6 +69,26 @@ def num_sms() -> int:
     return 1 if INTERPRET else torch.cuda.get_device_properties().multi_processor_count
 
 
+@per_gpu
+def has_tensor_cores() -> bool:
+    """Whether Triton multiplies on the current GPU's tensor cores, in TF32 among others: from Ampere (8.0) on.
+
+    Turing (7.5) has them, for float16, but there Triton converts to float32 and multiplies with ordinary instructions:
+    to the same results, slowly. True in the interpreter and on AMD.
+    """
+    return capability() == (0, 0) or capability() >= (8, 0)
+
+
+def tma_feeds_tensor_cores() -> bool:
+    """Whether the current GPU's tensor cores read their operands from shared memory, where TMA puts them: Hopper's
+    (9.0) and those of Blackwell's data centre GPUs (10.0).
+
+    A GeForce or RTX PRO of Blackwell (12.0) has TMA as well, but its tensor cores take operands from registers, and a
+    program has less than half of the shared memory.
+    """
+    return capability() in ((9, 0), (10, 0))
+
+
 def shared_memory() -> int:
     """Bytes of shared memory that one program can have, by the compute capability; AMD's is the least."""
     kib = {(0, 0): 64, (7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}

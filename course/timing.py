@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ def time_in_turn(
     for run in competitors.values():
         run()
     torch.cuda.synchronize()
-    with filelock.FileLock(Path(tempfile.gettempdir()) / f"triton-course-timing-{os.getuid()}.lock"):
+    with turn():
         deadline = time.perf_counter() + budget_s
         for round_number in range(rounds):
             if round_number >= FEWEST_ROUNDS and time.perf_counter() > deadline:
@@ -65,7 +65,13 @@ def time_in_turn(
                 alone = cold or isinstance(getattr(run, "__self__", None), Captured)
                 events[name].append(recorded(run, BUSY_CYCLES if alone else 0))
         torch.cuda.synchronize()
-    return {name: _timing([s.elapsed_time(e) / calls_in_one for s, e in pairs]) for name, pairs in events.items()}
+    return {name: summary([s.elapsed_time(e) / calls_in_one for s, e in pairs]) for name, pairs in events.items()}
+
+
+def turn() -> filelock.FileLock:
+    """The lock that processes which time something on the current GPU hold meanwhile, one at a time."""
+    gpu = torch.cuda.get_device_properties().uuid
+    return filelock.FileLock(Path(tempfile.gettempdir()) / f"triton-course-timing-{os.getuid()}-{gpu}.lock")
 
 
 def recorded(run: Callable[[], object], busy_cycles: int) -> tuple[torch.cuda.Event, torch.cuda.Event]:
@@ -82,7 +88,8 @@ def recorded(run: Callable[[], object], busy_cycles: int) -> tuple[torch.cuda.Ev
     return start, end
 
 
-def _timing(samples: list[float]) -> Timing:
+def summary(samples: Sequence[float]) -> Timing:
+    """Median and quantiles of two samples or more."""
     q20, *_, q80 = statistics.quantiles(samples, n=5, method="inclusive")
     return Timing(statistics.median(samples), q20, q80)
 

@@ -39,6 +39,8 @@ from course import runtime
 from course.compiling import compile_ahead, is_collecting
 from course.files import write_whole
 from course.graphs import ALONE
+from course.replay.calls import forget
+from course.replay.recording import forgo, holds_while
 from course.timing import queued_milliseconds
 
 TUNED = Path(__file__).parent / "tuned"
@@ -137,11 +139,13 @@ class Session:
         ALONE.acquire()
         for engines in list(Engines.everywhere):
             engines.chosen.clear()
+        forget()  # calls that are kept launch what was chosen before
         self.token = SESSION.set(self)
         return self
 
     def __exit__(self, *error) -> None:
         SESSION.reset(self.token)
+        forget()  # calls that other threads have kept meanwhile
         ALONE.release()
 
 
@@ -178,6 +182,8 @@ class Engines:
                 if len(self.chosen) >= REMEMBERED:
                     self.chosen.clear()
                 self.chosen[key] = found
+            else:
+                holds_while(is_untuned)
         engine, config = found
         engine.launch(problem, config, operands)
 
@@ -227,7 +233,7 @@ class Engines:
         stored = self.stored(problem, self.choice(problem))
         if stored is not None:
             return [stored], True
-        if os.environ.get("COURSE_TUNE") == "0" or torch.cuda.is_current_stream_capturing():
+        if is_untuned() or torch.cuda.is_current_stream_capturing():
             return candidates[:1], False
         return candidates, True
 
@@ -272,6 +278,11 @@ class Engines:
         self.by_name[config.engine].launch(problem, config, operands)
 
 
+def is_untuned() -> bool:
+    """Whether nothing is to be measured, as COURSE_TUNE=0 says."""
+    return os.environ.get("COURSE_TUNE") == "0"
+
+
 class Stored(NamedTuple):
     """A configuration from a file."""
 
@@ -309,6 +320,7 @@ def measure(name: str, configs: Sequence[Config], launch: Callable[[Config], obj
 
     Raises triton's OutOfResources where none of `configs` fits.
     """
+    forgo("a configuration is measured in it")
     compile_ahead(lambda: launch_all(configs[:most], launch))
     session, measured = SESSION.get(), {}
     for config in configs:

@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 import torch
 
+from course import runtime
 from course.precision import full_precision
 from course.runtime import DEVICE, INTERPRET
 
@@ -50,6 +51,19 @@ def fresh_inputs(request):
     seed = int(os.environ.get("SEED", torch.seed() % 2**32))
     torch.manual_seed(seed)
     print(f"SEED={seed}")
+
+
+@pytest.fixture
+def set_capability(monkeypatch):
+    """Until the test's end the GPU has the compute capability that this is called with."""
+
+    def pretend(major: int, minor: int) -> None:
+        monkeypatch.setattr(runtime, "capability", lambda: (major, minor))
+        runtime.has_tensor_cores.cache_clear()
+
+    yield pretend
+    monkeypatch.undo()
+    runtime.has_tensor_cores.cache_clear()
 
 
 @pytest.fixture(autouse=True)

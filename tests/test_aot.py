@@ -1,4 +1,4 @@
-"""Every kernel and dtype compiles for GPUs that are not here, and some configuration fits each."""
+"""Every kernel and dtype compiles for GPUs that are not here, and the first configuration fits each."""
 import json
 import os
 import re
@@ -12,6 +12,8 @@ from course import kernels
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ["sm_80", "sm_100", "gfx942"]
+LEARNERS = ["sm_75", "sm_86", "sm_89", "sm_120"]
+"""A T4 and GeForces: less shared memory, and the first without bfloat16 or TF32."""
 KERNELS = ROOT / "course" / "kernels"
 CASES = ROOT / "tests" / "aot"
 KERNEL = re.compile(r"^def (\w+_kernel)\(", re.MULTILINE)
@@ -25,7 +27,7 @@ def compile_for(target, *flags):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert {case["case"].split()[0] for case in cases} == MODULES
+    assert {case["case"].split()[0] for case in cases} == ({"layers"} if "--layers" in flags else MODULES)
     failed = [f"{case['case']}: {case['error']}" for case in cases if case["error"]]
     assert not failed, "\n".join(failed)
     return {kernel for case in cases for kernel in case["kernels"]}
@@ -55,10 +57,26 @@ def test_every_kernel_and_dtype_compiles(target):
     compile_for(target, "--brief")
 
 
+@pytest.mark.parametrize("target", LEARNERS)
+def test_every_kernel_compiles_for_learners(target):
+    compile_for(target, "--brief", "--dtypes", "float16")
+
+
+@pytest.mark.parametrize("target", ["sm_75", "sm_86"])  # the least shared memory, and the fewest multiprocessors
+def test_every_fourth_layer_fits(target):
+    compile_for(target, "--layers", "4", "--dtypes", "float16")
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("target", [*OTHERS, *LEARNERS])
 def test_every_case_compiles_for_the_others(target):
     compile_for(target)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("target", ["sm_90", *OTHERS, *LEARNERS])
+def test_every_layer_fits(target):
+    compile_for(target, "--layers")
 
 
 @pytest.mark.full

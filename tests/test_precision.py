@@ -16,6 +16,14 @@ def test_float32_follows_pytorchs_setting(precision, allowed, ieee, dtype):
     assert precision(dtype) == ("tf32" if allowed and dtype == torch.float32 else "ieee")
 
 
+@pytest.mark.parametrize("precision", SETTINGS)
+def test_a_gpu_without_tf32_multiplies_in_float32(precision, ieee, set_capability):
+    SETTINGS[precision].allow_tf32 = True
+    for capability, expected in (((7, 5), "ieee"), ((8, 0), "tf32")):
+        set_capability(*capability)
+        assert precision(torch.float32) == expected
+
+
 def test_full_precision_is_put_back():
     before = [setting.allow_tf32 for setting in SETTINGS.values()]
     for allowed in (True, False):

@@ -56,6 +56,15 @@ def test_shared_memory(capability, kib, monkeypatch):
     assert runtime.shared_memory() == kib * 1024
 
 
+@pytest.mark.parametrize("capability, tensor_cores, fed_by_tma", [
+    ((0, 0), True, False), ((7, 5), False, False), ((8, 0), True, False), ((8, 6), True, False), ((8, 9), True, False),
+    ((9, 0), True, True), ((10, 0), True, True), ((12, 0), True, False),
+])
+def test_tensor_cores(capability, tensor_cores, fed_by_tma, set_capability):
+    set_capability(*capability)
+    assert (runtime.has_tensor_cores(), runtime.tma_feeds_tensor_cores()) == (tensor_cores, fed_by_tma)
+
+
 def test_what_depends_on_the_gpu_is_remembered_for_each(monkeypatch):
     """Two that differ, of which now one and now the other is current; with one alone, nothing is asked."""
     current, asked = 0, []
@@ -90,7 +99,10 @@ def test_every_cache_of_what_depends_on_the_gpu_is_one_for_each_gpu():
                 continue
             decorators = " ".join(map(ast.unparse, node.decorator_list))
             names = {ast.unparse(inner) for inner in ast.walk(node) if isinstance(inner, ast.Name | ast.Attribute)}
-            of_the_gpu = names & {"runtime.num_sms", "runtime.capability", "runtime.shared_memory", "pdl_options"}
+            of_the_gpu = names & {
+                "runtime.num_sms", "runtime.capability", "runtime.shared_memory", "runtime.has_tensor_cores",
+                "runtime.tma_feeds_tensor_cores", "pdl_options",
+            }
             assert "cache" not in decorators or not of_the_gpu, f"{file}: {node.name} asks for {of_the_gpu}"
 
 

@@ -86,7 +86,7 @@ class TestFigures:
         ("4,000<!-- = hardware.copy_gbps -->", "4,000 is now 4,"),
         ("1<!-- = hardware.nothing -->", "AttributeError"),
         ("1<!-- = open('README.md') -->", "NameError"),
-        ('1<!-- = kernel("add", "1", "fp64", "course").gbps -->', "LookupError: kernel: 0 rows are stored for add, 1"),
+        ('1<!-- = kernel("add", "1", "fp64", "course").gbps -->', "LookupError: kernels: 0 rows are stored for add, 1"),
         ('1<!-- = notebook("vector_add", 3, "PyTorch").gbps -->', "LookupError: vector_add: 0 rows"),
     ])
     def test_wrong(self, text, words):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -32,6 +34,7 @@ class FakeGpu:
         monkeypatch.setattr(torch.cuda, "_sleep", self.busy)
         monkeypatch.setattr(torch, "empty", lambda *size, dtype, device: Filler())
         monkeypatch.setattr(timing, "l2_bytes", lambda: 1000)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(uuid="GPU-1"))
         monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now / 1000)
 
     def busy(self, cycles):

@@ -15,6 +15,9 @@ from course.kernels import add
 
 PACKAGES = ("torch", "triton", "torchvision", "transformers", "jupyterlab", "matplotlib", "nbval", "scikit-learn")
 
+OLDEST = 7, 5
+"""Compute capability of the oldest GPUs that the tests compile the kernels for: Turing's."""
+
 
 class Finding(NamedTuple):
     """One line of the report; `remedy` is empty where nothing is wrong."""
@@ -22,6 +25,12 @@ class Finding(NamedTuple):
     topic: str
     fact: str
     remedy: str = ""
+    lacking: bool = False
+    """whether it is what this machine does without, rightly if slowly, and nothing to repair"""
+
+    @property
+    def mark(self) -> str:
+        return "!" if self.remedy else "-" if self.lacking else "✓"
 
 
 def findings() -> Iterator[Finding]:
@@ -68,13 +77,32 @@ def _gpu():
         return
     if torch.version.hip is None:
         major, minor = runtime.capability()
-        able = [name for name, since in (("TF32, bfloat16 and asynchronous copies", (8, 0)), ("TMA and wgmma", (9, 0)))
-                if (major, minor) >= since]
-        yield Finding("mode", f"compiled for compute capability {major}.{minor}: {', '.join(able) or 'float16 only'}",
-                      "" if able else "Triton wants compute capability 8.0 (Ampere) or later")
+        too_old = (major, minor) < OLDEST
+        kib = runtime.shared_memory() // 1024
+        yield Finding("mode", f"compiled for compute capability {major}.{minor}, with {kib} KiB of shared memory for a "
+                              "program",
+                      "set TRITON_INTERPRET=1: kernels are tested from {}.{} on".format(*OLDEST) if too_old else "")
+        yield from (Finding("without", lack, lacking=True) for lack in lacks())
     if not any(shutil.which(cc) for cc in (os.environ.get("CC", "cc"), "gcc", "clang")):
         yield Finding("compiler", "no C compiler; Triton builds each kernel's launcher with one",
                       "apt-get install gcc, or set CC")
+
+
+def lacks() -> Iterator[str]:
+    """What the current NVIDIA GPU lacks of what others have, and what that means for the kernels."""
+    capability = runtime.capability()
+    if capability < (8, 0):
+        yield "bfloat16, since 8.0: its numbers are converted to float32 and back, right and slow"
+        yield "TF32, since 8.0: float32 products stay float32, also where PyTorch's settings allow TF32"
+        yield "products on tensor cores, in Triton since 8.0: right, and slow"
+    if capability < (8, 9):
+        yield "FP8, since 8.9: no kernel needs it"
+    if capability < (9, 0):
+        yield "TMA, since 9.0: engines through pointers take its place"
+    elif not runtime.tma_feeds_tensor_cores():
+        yield "tensor cores that TMA feeds, in 9.0 and 10.0 only: engines through pointers take their place"
+    if capability != (9, 0):
+        yield "wgmma, in 9.0 only: engines called hopper do not run"
 
 
 def _first_kernel():
@@ -94,9 +122,9 @@ def _first_kernel():
 def doctor() -> int:
     """Prints the findings; 1 when something is to be repaired."""
     code = 0
-    for topic, fact, remedy in findings():
-        print(f"{'!' if remedy else '✓'} {topic:9} {fact}")
-        if remedy:
+    for finding in findings():
+        print(f"{finding.mark} {finding.topic:9} {finding.fact}")
+        if finding.remedy:
             code = 1
-            print(f"  {'':9} → {remedy}")
+            print(f"  {'':9} → {finding.remedy}")
     return code

@@ -1,20 +1,27 @@
 """Compiles what kernels would launch, for a GPU that is not there.
 
-    python -m tests.aot.compile sm_90 [--all | --brief [float16 ...]]
+    python -m tests.aot.compile sm_90 [--all | --brief [float16 ...]] [--dtypes float16 ...] [--layers [4]]
 
 Each module in the folders beside this one yields the calls that reach its kernel's variants. A driver that names the
 target and launches nothing stands in for the GPU, so that Triton specialises the arguments, compiles them to machine
 code and reports the shared memory, as on the day itself. Prints a line of JSON a case.
 
-Every launch is compiled, in the first of its configurations that fits. With --all it is compiled in each of them; with
---brief, of all dtypes or of those named, each module's kernels are compiled once a dtype, in a third of the time.
+Every launch is compiled in the first of its configurations, which is used unmeasured while a graph is captured and
+under COURSE_TUNE=0, and so has to fit. With --all it is compiled in each of them; with --brief, of all dtypes or of
+those named, each module's kernels are compiled once a dtype, in a third of the time. --dtypes leaves out the others;
+--layers compiles the layers of known models in place of the modules' calls, or every fourth of them.
 """
+import argparse
+import contextlib
 import importlib
+import itertools
 import json
 import os
 import pkgutil
 import re
-import sys
+import subprocess
+import tempfile
+from typing import NamedTuple
 
 os.environ["TRITON_INTERPRET"] = "0"
 os.environ["COURSE_TUNE"] = "1"
@@ -28,12 +35,33 @@ from triton.runtime.jit import JITFunction
 from course import runtime, tuning
 from course.kernels.parts.pdl import SIGNAL_AT_START
 
-TARGETS = {  # the target, and the bytes of shared memory one program can have there
-    "sm_80": (GPUTarget("cuda", 80, 32), 163 * 1024),
-    "sm_90": (GPUTarget("cuda", 90, 32), 227 * 1024),
-    "sm_100": (GPUTarget("cuda", 100, 32), 227 * 1024),
-    "gfx942": (GPUTarget("hip", "gfx942", 64), 64 * 1024),
+
+
+class Target(NamedTuple):
+    """A GPU to compile for."""
+
+    gpu: GPUTarget
+    shared_kib: int
+    """shared memory that one program can have, in the CUDA C++ Programming Guide's table of compute capabilities"""
+    multiprocessors: int
+    """of the GPU named beside it, where the ranking of configurations depends on them"""
+
+
+TARGETS = {
+    "sm_75": Target(GPUTarget("cuda", 75, 32), 64, 40),  # T4
+    "sm_80": Target(GPUTarget("cuda", 80, 32), 163, 108),  # A100
+    "sm_86": Target(GPUTarget("cuda", 86, 32), 99, 28),  # RTX 3060
+    "sm_89": Target(GPUTarget("cuda", 89, 32), 99, 128),  # RTX 4090
+    "sm_90": Target(GPUTarget("cuda", 90, 32), 227, 132),  # H200
+    "sm_100": Target(GPUTarget("cuda", 100, 32), 227, 148),  # B200
+    "sm_120": Target(GPUTarget("cuda", 120, 32), 99, 170),  # RTX 5090
+    "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64, 304),  # MI300X
 }
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+MOST_SPILLED = 512
+"""Bytes of memory that a thread may use in place of registers. A tile too large for its warps takes thousands."""
 
 
 class AbsentGPU:
@@ -61,7 +89,8 @@ class Compiled:
 
 def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
     """From here on kernels are compiled for `name`, and not launched."""
-    target, shared_limit = TARGETS[name]
+    target, shared_kib, multiprocessors = TARGETS[name]
+    shared_limit = shared_kib * 1024
     triton.runtime.driver.set_active(AbsentGPU(target))
     run = JITFunction.run
 
@@ -74,6 +103,8 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
             raise OutOfResources(kernel.metadata.shared, shared_limit, "shared memory")
         if kwargs.get("PRECISION") == "tf32" and target.backend == "cuda" and "cvt.rna.tf32" not in kernel.asm["ptx"]:
             raise AssertionError("multiplies TF32 operands that were not rounded")
+        if target.backend == "cuda" and spilled(kernel) > MOST_SPILLED and not every_configuration:
+            raise AssertionError(f"a thread of {name} spills {spilled(kernel)} bytes: {kwargs}")
         if kwargs.get("PDL"):
             check_order(kernel.asm["ptx"], tasks_of_warps(kernel.asm["ttgir"]), kwargs["PDL"] == SIGNAL_AT_START.value)
         compiled.of_case.add(name)
@@ -83,29 +114,33 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
 
     JITFunction.run = compile_only
 
-    def one_that_fits(problem, configs, launch, most):
-        fits = []
-        for config in configs[:most] if every_configuration else configs:
-            try:
+    def first_one(problem, configs, launch, most):
+        first, *others = configs[:most]
+        launch(first)
+        for config in others if every_configuration else ():
+            with contextlib.suppress(OutOfResources):
                 launch(config)
-                fits.append(config)
-            except OutOfResources:
-                continue
-            if not every_configuration:
-                break
-        if not fits:
-            raise RuntimeError(f"{problem}: none of {len(configs)} configurations fits {shared_limit} bytes")
-        return fits[0]
+        return first
 
-    tuning.measure = one_that_fits
+    tuning.measure = first_one
     if every_configuration:
         tuning.FEW = tuning.MANY
     tuning.remember = lambda *choice, first: None
     runtime.gpu_name = lambda: name
     runtime.capability = lambda: (target.arch // 10, target.arch % 10) if target.backend == "cuda" else (0, 0)
-    runtime.num_sms = lambda: 132
+    runtime.num_sms = lambda: multiprocessors
     torch.cuda.is_current_stream_capturing = lambda: False
     importlib.import_module("course.kernels.parts.checks").INTERPRET = True  # tensors on the CPU will do
+
+
+def spilled(kernel) -> int:
+    """Bytes of memory that each thread of a compiled kernel uses in place of registers."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"STACK:(\d+)", usage)[1])
 
 
 def tasks_of_warps(ttgir: str) -> int:
@@ -139,22 +174,28 @@ def modules() -> list[str]:
 
 
 def main() -> None:
-    name, *flags = sys.argv[1:]
-    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    brief = [flag for flag in flags if flag in dtypes] or dtypes if "--brief" in flags else ()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--brief", nargs="*", choices=DTYPES)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
+    parser.add_argument("--layers", nargs="?", type=int, const=1, metavar="EVERY")
+    asked = parser.parse_args()
+    brief = () if asked.brief is None else asked.brief or DTYPES
     compiled = Compiled()
-    pretend(name, "--all" in flags, compiled)
-    for module in modules():
-        for dtype_name, dtype in dtypes.items():
-            compiled.names = set() if dtype_name in brief else None
-            for label, call in importlib.import_module(f"tests.aot.{module}").cases(dtype):
+    pretend(asked.target, asked.all, compiled)
+    for module in ["layers"] if asked.layers else modules():
+        for dtype in asked.dtypes:
+            compiled.names = set() if dtype in brief else None
+            cases = importlib.import_module(f"tests.aot.{module}").cases(DTYPES[dtype])
+            for label, call in itertools.islice(cases, 0, None, asked.layers):
                 error, compiled.of_case = None, set()
                 try:
                     with torch.no_grad():
                         call()
                 except Exception as e:  # reported by the test, the other cases go on
                     error = f"{type(e).__name__}: {str(e)[:500]}"
-                case = {"case": f"{module} {label} {dtype_name}", "kernels": sorted(compiled.of_case), "error": error}
+                case = {"case": f"{module} {label} {dtype}", "kernels": sorted(compiled.of_case), "error": error}
                 print(json.dumps(case), flush=True)
 
 

@@ -210,20 +210,25 @@ def configs(problem: Attention) -> list[Config]:
         _, wide, wider = sorted((block_m, keys, block_e))
         at_once = max(1, 2**20 // (wide * wider))  # a tile has at most 2**20 elements
         return in_order((block_m, block_n, 4, 1), HEADS=min(at_once, next_power_of_2(heads)))
-    if problem.dtype == torch.float32:  # without tensor cores a thread holds whole rows of q and k in registers
+    if problem.dtype == torch.float32 or not runtime.has_tensor_cores():
+        # without tensor cores a thread holds whole rows of q and k in registers
         return in_order((min(64, 4096 // block_e), min(32, 4096 // block_e), 8, 2))
     if block_e > 128:
         return in_order((64, 32, 8, 2))
     if block_e > 64:
-        return in_order((128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2), (128, 128, 8, 2))
-    blocks = [(128, 64, 8, 3), (64, 64, 4, 3), (64, 128, 4, 2), (128, 128, 8, 2)]
-    few = heads * cdiv(L, 128) < runtime.num_sms()  # programs, which do not keep every multiprocessor busy
-    if few:
-        blocks = [(64, 128, 4, 2), (64, 64, 4, 3), (128, 64, 8, 3), (32, 64, 4, 3)]
-    if S < 256 and not problem.is_causal:  # all keys at once: one maximum, nothing to multiply again
-        blocks.insert(0 if few else 2, (64, 256, 4, 1))
-        blocks.append((128, 256, 8, 1))
-    blocks.sort(key=lambda block: block[0] > max(64, L))  # queries that there are first
+        blocks = [(128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2), (128, 128, 8, 2)]
+    else:
+        few = heads * cdiv(L, 128) < runtime.num_sms()  # programs, which do not keep every multiprocessor busy
+        if few:
+            blocks = [(64, 128, 4, 2), (64, 64, 4, 3), (128, 64, 8, 3), (32, 64, 4, 3)]
+        else:
+            blocks = [(128, 64, 8, 3), (64, 64, 4, 3), (64, 128, 4, 2), (128, 128, 8, 2)]
+        if S < 256 and not problem.is_causal:  # all keys at once: one maximum, nothing to multiply again
+            blocks.insert(0 if few else 2, (64, 256, 4, 1))
+            blocks.append((128, 256, 8, 1))
+        blocks.sort(key=lambda block: block[0] > max(64, L))  # queries that there are first
+    if any(problem.mask_strides[-2:-1]):  # a mask of all scores takes registers as well: too many with 128 keys a block
+        blocks = [block for block in blocks if block[1] != 128]
     return in_order(*blocks)
 
 

@@ -37,7 +37,7 @@ class Attention(NamedTuple):
     is_causal: bool
     scale: float
     aligned: bool
-    """whether q, k and v begin at multiples of 16 bytes"""
+    """whether q, k, v and the mask begin at multiples of 16 bytes"""
 
     @property
     def heads(self) -> int:

@@ -13,6 +13,7 @@ TILES = [  # filters, pixels, warps, programs on a multiprocessor: of two, one m
     (128, 256, 8, 1), (256, 128, 8, 1), (128, 128, 8, 1), (128, 128, 4, 2), (64, 256, 4, 2), (64, 256, 4, 1),
     (64, 128, 4, 2), (64, 128, 4, 3), (128, 64, 4, 3), (64, 64, 4, 4), (128, 32, 4, 4), (64, 32, 4, 4), (64, 16, 4, 4),
 ]
+LEAST_FILTERS = min(tile[0] for tile in TILES)
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_STAGES = 6
 TIMES = LoopTimes(step=150, bandwidth=130, latency=1900, end=700, byte=0.1)
@@ -29,7 +30,9 @@ def box_configs(problem: Convolution) -> Iterator[Config]:
         for block_k, split in itertools.product((row, 2 * row), SPLITS):
             steps = taps / n_boxes * p.C / block_k / split
             programs = tiles * split
-            if p.C % block_k or filters > 64 and filters > next_power_of_2(p.K):
+            if p.C % block_k or p.groups > 1 and p.group_filters % filters:
+                continue
+            if filters > 64 and filters > next_power_of_2(p.K):
                 continue
             # large steps for small tiles; and sums are split only where tiles alone leave multiprocessors idle
             if block_k > row and filters * pixels > 2**13 or split > 1 and (programs > 2 * sms or steps < 2):

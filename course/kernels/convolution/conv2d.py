@@ -9,14 +9,17 @@ element costs it in float16.
 
 The engines; the first that can run computes. H200, float16, 16 images:
 
-    direct          groups so small that tensor cores would have next to nothing to multiply, depthwise above all
+    depthwise       a filter for each channel
+    merged_groups   groups of few channels, channels_last: several as one, on tensor cores
     tma             channels_last, on Hopper and datacenter Blackwell: 64 x 56 x 56, 3x3, in 12.8 us (cuDNN 15.5)
     few_channels    the same of at most 8 channels: a ResNet's 7x7/2 over 3 x 224 x 224 in 42.4 us (cuDNN 98.7)
+    transposed      PyTorch's default format there, copied to channels_last and back
+    direct          other groups so small that tensor cores would have next to nothing to multiply
     pointers        everything else
 """
 import torch
 
-from course.kernels.convolution import direct, few_channels, pointers, tma
+from course.kernels.convolution import depthwise, direct, few_channels, merged_groups, pointers, tma, transposed
 from course.kernels.convolution.problem import convolution_problem, pad_sides, result_format, result_shape
 from course.kernels.parts.activation import ACTIVATIONS, Activation
 from course.kernels.parts.checks import check_one_of, check_tensors, integer, pair
@@ -25,7 +28,7 @@ from course.operators import custom_op
 from course.precision import conv_precision
 from course.tuning import Engines
 
-ENGINES = Engines("conv2d", direct, tma, few_channels, pointers)
+ENGINES = Engines("conv2d", depthwise, merged_groups, tma, few_channels, transposed, direct, pointers)
 
 
 @torch_function("lower")

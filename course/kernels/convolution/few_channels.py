@@ -71,7 +71,7 @@ def spread_rows(
 
 def can_run(problem: Convolution) -> bool:
     """Few enough channels, and enough work that two more launches are soon made up for."""
-    few = problem.channels <= FEW_CHANNELS and problem.dilation[1] == 1
+    few = problem.groups == 1 and problem.channels <= FEW_CHANNELS and problem.dilation[1] == 1
     return few and problem.worth_measuring and tma.can_write(problem)
 
 

@@ -132,7 +132,7 @@ def configs(problem: Convolution) -> list[Config]:
 
     # what else a thread keeps in registers, addresses above all, limits its part of the accumulator
     itemsize = p.dtype.itemsize
-    if p.dtype == torch.float32 and p.precision == "ieee":  # no tensor cores, so the operands are there as well
+    if not p.on_tensor_cores:  # so the operands are there as well
         accumulators, block_k = 32, min(longest, 16)
     elif p.x_channels_last and p.out_channels_last and p.C % 16 == 0:  # whole rows of channels are read and written:
         accumulators, block_k = 256 // itemsize, min(longest, 128 // itemsize)  # 128 bytes are a row of shared memory

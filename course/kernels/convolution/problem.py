@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import triton
 
+from course import runtime
 from course.kernels.parts.activation import ACTIVATIONS
 from course.kernels.parts.checks import pair
 from course.kernels.parts.images import suggest_memory_format
@@ -118,11 +119,21 @@ class Convolution(NamedTuple):
         return self.out_strides[1] <= self.out_strides[3]
 
     @property
+    def x_without_gaps(self) -> bool:
+        """Whether one step leads from each pixel of an image of x to the next, and no element stands for several."""
+        return pixel_step((self.H, self.W), self.x_strides) is not None and min(self.x_strides) > 0
+
+    @property
+    def on_tensor_cores(self) -> bool:
+        """Whether tensor cores multiply these numbers on this GPU."""
+        return (self.dtype != torch.float32 or self.precision != "ieee") and runtime.has_tensor_cores()
+
+    @property
     def tma_reads(self) -> bool:
         """Whether TMA can read images and filters as they are, 64 bytes or more at a time."""
         itemsize = self.dtype.itemsize
         pixels = whole_pixels((self.N, self.H, self.W), self.x_strides, itemsize)
-        return self.aligned and pixels and self.channels * itemsize % 64 == 0
+        return self.aligned and pixels and self.C * itemsize % 64 == 0
 
     @property
     def tma_writes(self) -> bool:
@@ -139,7 +150,7 @@ class Convolution(NamedTuple):
         if self.tma_writes and (self.tma_reads or self.channels <= FEW_CHANNELS):
             return "pixels"
         x, out = ("channels_last" if last else "contiguous" for last in (self.x_channels_last, self.out_channels_last))
-        return x if x == out else f"{x} to {out}"
+        return (x if x == out else f"{x} to {out}") + " with gaps" * (not self.x_without_gaps)
 
     @property
     def worth_measuring(self) -> bool:
@@ -171,6 +182,14 @@ class Convolution(NamedTuple):
             N=self.n_pixels, H=1, W=1, P=1, Q=1, x_strides=(self.channels, 1, 1, 1),
             residual_strides=None if self.residual_strides is None else (self.K, 1, 1, 1),
         )
+
+
+def pixel_step(size: tuple[int, int], strides: tuple[int, ...]) -> int | None:
+    """The step from pixel to pixel, from the end of a row to the next as well; None where there is no one step."""
+    height, width = size
+    if width == 1:
+        return strides[2]
+    return strides[3] if height == 1 or strides[2] == width * strides[3] else None
 
 
 def whole_pixels(sizes: tuple[int, int, int], strides: tuple[int, ...], itemsize: int) -> bool:

@@ -235,7 +235,7 @@ def _stem(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, tf32_operan
         return y
     precision = "tf32_operands" if tf32_operands else conv_precision(x.dtype)
     precise = x.dtype == torch.float32 and precision == "ieee"
-    if precise or not runtime.INTERPRET and runtime.capability() not in ((9, 0), (10, 0)):
+    if precise or not runtime.INTERPRET and not runtime.tma_feeds_tensor_cores():
         w = weight[:, :, 1:, : x.shape[1]].permute(0, 3, 1, 2)
         x = rounded_to_tf32(x) if tf32_operands else x
         y = conv2d(x, w, bias, stride=2, padding=3, activation="relu", tf32_operands=tf32_operands)

@@ -26,7 +26,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from course import runtime
-from course.kernels.convolution.boxes import box_configs
+from course.kernels.convolution.boxes import LEAST_FILTERS, box_configs
 from course.kernels.convolution.problem import Convolution
 from course.kernels.parts.activation import ACTIVATIONS
 from course.kernels.parts.arrivals import arrivals
@@ -45,8 +45,8 @@ FARTHEST = 2**24
 def conv2d_tma_kernel(
     x_desc, w_desc, bias_ptr, residual_desc, out_desc, parts_ptr, arrivals_ptr,
     n_filters, boxes, image, padding, dilation, x_column,
-    C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, STRIDE: tl.constexpr, ACTIVATION: tl.constexpr,
-    ROUNDING: tl.constexpr, PRECISION: tl.constexpr,
+    C: tl.constexpr, FILTERS: tl.constexpr, R: tl.constexpr, S: tl.constexpr, STRIDE: tl.constexpr,
+    ACTIVATION: tl.constexpr, ROUNDING: tl.constexpr, PRECISION: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SPLIT_K: tl.constexpr, SLICES: tl.constexpr, PDL: tl.constexpr,
 ):
@@ -59,6 +59,7 @@ def conv2d_tma_kernel(
     bias_ptr: (K,)
     parts_ptr, arrivals_ptr: for each tile, parts (SPLIT_K, BLOCK_N, pixels), float32, and a counter of those written
     n_filters, boxes: K, and how many boxes there are of images, rows and columns
+    C, FILTERS: channels and filters of a group; None for FILTERS where there is one group
     image, padding, x_column: (H, W), zeros at (top, left), elements from a column of x to the next
     """
     pdl_wait(PDL)
@@ -77,6 +78,9 @@ def conv2d_tma_kernel(
         first_s, n_s = taps_inside(w, (COLS - 1) * STRIDE[1], image[1], dilation[1], S)
         steps = n_r * n_s * C_STEPS
         part = program % SPLIT_K
+        group_c = 0
+        if FILTERS is not None:  # a multiple of BLOCK_N
+            group_c = k // FILTERS * C
 
         acc = tl.zeros((BLOCK_N, PIXELS), tl.float32)
         first, end = steps * part // SPLIT_K, steps * (part + 1) // SPLIT_K
@@ -87,7 +91,7 @@ def conv2d_tma_kernel(
             # never negative, so that division rounds down
             tap_h, tap_w = h + r * dilation[0] + VIEW_H * padding[0], w + s * dilation[1] + VIEW_W * padding[1]
             x = x_desc.load([n, tap_h // VIEW_H - padding[0], tap_h % VIEW_H, tap_w // VIEW_W - padding[1],
-                             tap_w % VIEW_W * x_column + c])
+                             tap_w % VIEW_W * x_column + group_c + c])
             acc = dot(weight, x.reshape(PIXELS, BLOCK_K).T, acc, PRECISION)
             # to the next channels, tap, row of taps: no division, which would take longer than a small product
             c += BLOCK_K
@@ -178,21 +182,22 @@ def store_slices(
 
 
 def can_run(problem: Convolution) -> bool:
-    """Images and filters that TMA can read as they are, to a result that it can write.
+    """Images and filters that TMA can read as they are, to a result that it can write; groups of as many filters as a
+    tile has.
 
     Where x has to be rounded first, all memory between its first element and its last is: not where that is much more.
     """
     p = problem
     sizes = (p.N, p.channels, p.H, p.W)
     dense = extent(sizes, p.x_strides) <= 2 * math.prod(sizes)
-    return can_write(p) and p.tma_reads and (dense or p.precision != "tf32")
+    groups = p.groups == 1 or p.group_filters % LEAST_FILTERS == 0
+    return can_write(p) and groups and p.tma_reads and (dense or p.precision != "tf32")
 
 
 def can_write(problem: Convolution) -> bool:
     """Whether tensor cores multiply these numbers, and TMA can write the result."""
     p = problem
-    precise = p.dtype == torch.float32 and p.precision == "ieee"
-    if runtime.capability() not in ((9, 0), (10, 0)) or p.groups > 1 or precise:
+    if not runtime.tma_feeds_tensor_cores() or not p.on_tensor_cores:
         return False
     near = all(d * taps < FARTHEST for d, taps in zip(p.dilation, (p.R, p.S))) and max(p.padding) < FARTHEST
     return near and p.tma_writes
@@ -261,8 +266,9 @@ def plan(problem: Convolution, config: Config) -> TmaPlan:
         parts=tiles * split * math.prod(box) * block_n if split > 1 else 0,
         sizes=(p.K, boxes, (p.H, p.W), p.padding[::2], p.dilation, pixel_steps((p.N, p.H, p.W), p.x_strides)[2]),
         options={
-            "C": p.C, "R": p.R, "S": p.S, "STRIDE": p.stride, "ACTIVATION": ACTIVATIONS[p.activation],
-            "ROUNDING": p.rounding, "PRECISION": "tf32_operands" if p.dtype == torch.float32 else "ieee", **options,
+            "C": p.C, "FILTERS": p.group_filters if p.groups > 1 else None, "R": p.R, "S": p.S, "STRIDE": p.stride,
+            "ACTIVATION": ACTIVATIONS[p.activation], "ROUNDING": p.rounding,
+            "PRECISION": "tf32_operands" if p.dtype == torch.float32 else "ieee", **options,
             **pdl_options(programs, most=runtime.num_sms() // 2),
         },
     )

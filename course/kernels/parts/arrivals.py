@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from course.kernels.parts.sizes import cdiv
+from course.replay.recording import made_anew
 
 COUNTERS = 2**18  # in all: a MiB
 MOST = 1024  # of one launch
@@ -50,6 +51,10 @@ _lock = threading.Lock()
 
 def arrivals(count: int, device: torch.device) -> torch.Tensor:
     """At least `count` int32 zeros, for one launch on the current stream that leaves zeros; `count` is at most MOST."""
+    return made_anew(zeros_of_stream, count, device)
+
+
+def zeros_of_stream(count: int, device: torch.device) -> torch.Tensor:
     on_gpu = device.type == "cuda"
     capturing = on_gpu and torch.cuda.is_current_stream_capturing()
     found = None

@@ -17,6 +17,8 @@ from typing import Literal, ParamSpec, TypeVar
 import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
+from course.replay import calls as replay
+
 P = ParamSpec("P")
 R = TypeVar("R")
 CAST = (torch.float32, torch.float16, torch.bfloat16)  # autocast leaves float64 and integers alone
@@ -27,16 +29,22 @@ def torch_function(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorates a function on tensors: autocast casts its arguments, but those whose names are in `kept`.
 
-    An argument that overrides `__torch_function__` is asked first, as a Proxy of torch.fx, which records the call.
+    An argument that overrides `__torch_function__` is asked first, as a Proxy of torch.fx, which records the call. On a
+    GPU a call of a known signature is made again from what is kept of it (course/replay/calls.py).
     """
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         bind = inspect.signature(fn).bind
+        kept_calls = replay.Calls(fn)
 
         @functools.wraps(fn)
         def public(*args: P.args, **kwargs: P.kwargs) -> R:
             if has_torch_function(args) or kwargs and has_torch_function(tuple(kwargs.values())):
                 return handle_torch_function(public, (*args, *kwargs.values()), *args, **kwargs)
+            if replay.ON and not torch.compiler.is_dynamo_compiling():
+                result = kept_calls(args, kwargs)
+                if result is not replay.MADE_THE_USUAL_WAY:
+                    return result
             if autocast is not None and torch._C._is_any_autocast_enabled():
                 arguments = bind(*args, **kwargs).arguments
                 cast = [name for name in arguments if name not in kept]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from triton.language.target_info import is_hip
+from triton.language.target_info import cuda_capability_geq
 
 from course.kernels.parts.pdl import pdl_launch_dependents, pdl_options, pdl_wait
 from course.kernels.parts.sizes import cdiv
@@ -28,12 +28,12 @@ def round_to_tf32(x):
     if INTERPRETED:
         return x
     bits = x.to(tl.int32, bitcast=True)
-    if is_hip():
-        finite = (bits & 0x7F800000) != 0x7F800000
-        bits = tl.where(finite, (bits + 0x1000) & -0x2000, bits)
-    else:
+    if cuda_capability_geq(8, 0):
         bits = tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [bits], dtype=tl.int32,
                                          is_pure=True, pack=1)
+    else:  # AMD's GPUs, and those of NVIDIA before TF32
+        finite = (bits & 0x7F800000) != 0x7F800000
+        bits = tl.where(finite, (bits + 0x1000) & -0x2000, bits)
     return bits.to(tl.float32, bitcast=True)
 
 

@@ -45,7 +45,7 @@ class Product(NamedTuple):
 
     @property
     def on_tensor_cores(self) -> bool:
-        return self.dtype != torch.float32 or self.precision == "tf32"
+        return (self.dtype != torch.float32 or self.precision == "tf32") and runtime.has_tensor_cores()
 
     @property
     def a_order(self) -> str | None:
@@ -59,7 +59,7 @@ class Product(NamedTuple):
     def fits_tma(self) -> bool:
         """Whether this GPU's TMA can read and write all of the matrices, in an order that its tensor cores multiply."""
         p, itemsize = self, self.dtype.itemsize
-        if runtime.capability() not in ((9, 0), (10, 0)) or p.batch_sizes or p.K == 0 or not p.aligned:
+        if not runtime.tma_feeds_tensor_cores() or p.batch_sizes or p.K == 0 or not p.aligned:
             return False
         if tma_order((p.N, 1), itemsize) != "rows":
             return False

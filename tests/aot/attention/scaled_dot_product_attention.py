@@ -9,6 +9,14 @@ def cases(dtype):
         yield f"vit {batch}", lambda q=q, k=k, v=v: scaled_dot_product_attention(q, k, v)
     q = torch.randn(16, 1024, 64, dtype=dtype)
     yield "1,024 tokens", lambda q=q: scaled_dot_product_attention(q, q, q)  # on Hopper by its own engine
+    for size, mask in (  # on Hopper by its own engine as well: each kind of mask, whole blocks of keys and a rest
+        (64, torch.ones(1024, 1024, dtype=torch.bool)), (128, torch.zeros(8, 1, 1024, 1024, dtype=dtype)),
+        (128, torch.ones(8, 1, 1, 1024, dtype=torch.bool)), (80, torch.zeros(1024, dtype=dtype)),
+    ):
+        q = torch.randn(8, 2, 1024, size, dtype=dtype)
+        yield f"1,024 tokens, mask {mask.dtype} {size}", lambda q=q, m=mask: scaled_dot_product_attention(q, q, q, m)
+    q, k = (torch.randn(16, n, 96, dtype=dtype) for n in (1000, 700))
+    yield "1,000 tokens", lambda q=q, k=k: scaled_dot_product_attention(q, k, k, is_causal=True, scale=-1.0)
     for size in (64, 128, 256):
         q = torch.randn(8, 1024, size, dtype=dtype)
         yield f"causal {size}", lambda q=q: scaled_dot_product_attention(q, q, q, is_causal=True)

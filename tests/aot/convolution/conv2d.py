@@ -18,6 +18,7 @@ def cases(dtype):
     yield "1x1", lambda: conv2d(x, w[:, :, :1, :1], stride=2)
     if dtype == torch.float32:
         yield "ieee", in_full_precision
+        yield "TF32 operands", lambda: conv2d(x, w, padding=1, tf32_operands=True)
     yield "1x1, no stride", lambda: conv2d(x, w[:, :, :1, :1], w[:, 0, 0, 0], activation="gelu_tanh")
     many = image(128, 64, 14, 14).to(memory_format=last)
     yield "many images", lambda: conv2d(many, image(72, 64, 3, 3), stride=2, padding=1)
@@ -28,8 +29,13 @@ def cases(dtype):
     yield "stem", lambda: conv2d(stem.to(memory_format=last), image(64, 3, 7, 7), stride=2, padding=3)
     yield "patches", lambda: conv2d(stem, image(768, 3, 16, 16), image(768), stride=16)
     yield "odd", lambda: conv2d(image(1, 5, 9, 9), image(7, 5, 2, 3), padding="same", dilation=2)
+    yield "NCHW", lambda: conv2d(x.contiguous(), w.contiguous(), w[:, 0, 0, 0], padding=1, residual=x)
+    yield "groups of few channels", lambda: conv2d(x, w[:, :4], padding=1, groups=32)
+    yield "groups of many channels", lambda: conv2d(x, w[:, :64], padding=1, stride=2, groups=2)
     yield "depthwise", lambda: conv2d(x, w[:, :1], padding=1, groups=128)
-    yield "depthwise contiguous", lambda: conv2d(x.contiguous(), w[:, :1], image(128), padding=1, groups=128)
+    yield "depthwise 7x7", lambda: conv2d(x, image(128, 1, 7, 7), padding=3, groups=128, activation="silu", residual=x)
+    yield "a filter for two channels", lambda: conv2d(x, image(64, 2, 3, 3), groups=64)
+    yield "depthwise contiguous", lambda: conv2d(x.contiguous(), image(128, 1, 3, 3), image(128), padding=1, groups=128)
     # taps so far apart that offsets within a window pass 2**31
     far = dict(padding=2**29, dilation=2**29)
     yield "far taps", lambda: conv2d(image(1, 16, 4, 4), image(16, 16, 3, 3), **far)

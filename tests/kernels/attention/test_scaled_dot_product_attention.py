@@ -207,10 +207,10 @@ def test_mask_of_any_strides_is_read_as_it_lies(view, kind, device, monkeypatch)
 
 
 @kinds
-def test_query_whose_keys_are_all_masked_gives_zeros(kind, dtype, device):
+def test_query_whose_keys_are_all_masked_gives_zeros(kind, dtype, device, tokens=40, size=16):
     """As all of PyTorch's backends, and not NaN, which a softmax of -inf alone is."""
-    q, k, v = torch.randn(3, 2, 3, 40, 16, dtype=dtype, device=device)
-    mask = torch.ones(2, 1, 40, 40, dtype=torch.bool, device=device)
+    q, k, v = torch.randn(3, 2, 3, tokens, size, dtype=dtype, device=device)
+    mask = torch.ones(2, 1, tokens, tokens, dtype=torch.bool, device=device)
     mask[0, :, 7] = mask[1, :, :9] = False
     mask = mask if kind == "boolean" else mask.log().to(dtype if kind == "additive" else torch.float32)
     got = scaled_dot_product_attention(q, k, v, mask)
@@ -219,12 +219,12 @@ def test_query_whose_keys_are_all_masked_gives_zeros(kind, dtype, device):
     check(q, k, v, mask)
 
 
-def test_mask_of_the_lowest_numbers(dtype, device):
+def test_mask_of_the_lowest_numbers(dtype, device, tokens=40, size=16):
     """As models write masks: where all keys of a query have the same, it weighs them by their scores, if at all."""
-    q, k, v = torch.randn(3, 2, 3, 40, 16, dtype=dtype, device=device)
+    q, k, v = torch.randn(3, 2, 3, tokens, size, dtype=dtype, device=device)
     for mask_dtype in {dtype, torch.float32}:
         for lowest in (torch.finfo(mask_dtype).min, -1e4):
-            mask = torch.zeros(40, 40, dtype=mask_dtype, device=device)
+            mask = torch.zeros(tokens, tokens, dtype=mask_dtype, device=device)
             mask[3] = mask[:, 30:] = lowest
             got = scaled_dot_product_attention(q, k, v, mask)
             want = F.scaled_dot_product_attention(q.cpu().float(), k.cpu().float(), v.cpu().float(), mask.cpu().float())
@@ -232,22 +232,22 @@ def test_mask_of_the_lowest_numbers(dtype, device):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_nan_and_infinity_in_a_mask(value, dtype, device):
-    q, k, v = torch.randn(3, 2, 3, 40, 16, dtype=dtype, device=device)
-    mask = torch.zeros(40, 40, dtype=dtype, device=device)
+def test_nan_and_infinity_in_a_mask(value, dtype, device, tokens=40, size=16):
+    q, k, v = torch.randn(3, 2, 3, tokens, size, dtype=dtype, device=device)
+    mask = torch.zeros(tokens, tokens, dtype=dtype, device=device)
     mask[7, 20] = value
     got = scaled_dot_product_attention(q, k, v, mask)
     assert got[:, :, 7].isnan().all() and got.isnan().sum() == got[:, :, 7].numel()
 
 
 @pytest.mark.parametrize("where", ["k", "v"])
-def test_nan_in_a_key_that_is_masked_out(where, dtype, device):
+def test_nan_in_a_key_that_is_masked_out(where, dtype, device, tokens=40, size=16, queries=1):
     """As in PyTorch: its score is added to -inf, and its value multiplied by 0."""
-    tensors = dict(zip("qkv", torch.randn(3, 2, 3, 40, 16, dtype=dtype, device=device)))
+    tensors = dict(zip("qkv", torch.randn(3, 2, 3, tokens, size, dtype=dtype, device=device)))
     tensors[where][0, 0, 5] = math.nan
-    mask = torch.arange(40, device=device) != 5
+    mask = (torch.arange(tokens, device=device) != 5).repeat(queries, 1)
     got = scaled_dot_product_attention(*tensors.values(), mask)
-    want = F.scaled_dot_product_attention(*(t.cpu().double() for t in tensors.values()), mask[None].cpu())
+    want = F.scaled_dot_product_attention(*(t.cpu().double() for t in tensors.values()), mask.cpu())
     assert torch.equal(got.cpu().isnan(), want.isnan()) and got[0, 0].isnan().all()
 
 
@@ -328,8 +328,8 @@ def test_nan_and_infinity(where, value, is_causal, dtype, device, tokens=40):
     assert torch.equal(got.cpu().double()[want.isinf()], want[want.isinf()])
 
 
-def test_keys_without_weight(dtype, device, tokens=80):
-    q, k, v = torch.randn(3, 2, tokens, 64, dtype=dtype, device=device)
+def test_keys_without_weight(dtype, device, tokens=80, size=64):
+    q, k, v = torch.randn(3, 2, tokens, size, dtype=dtype, device=device)
     q[..., 0] = q[..., 0].abs() + 1
     k[0, :, 0] = -math.inf  # all scores are -inf: zeros, as in PyTorch
     k[1, :-10, 0] = -math.inf  # all but the last
@@ -561,18 +561,88 @@ def on_hopper(monkeypatch):
 @needs_hopper
 @half
 @pytest.mark.parametrize("L, S", [
-    (1, 1), (1, 128), (128, 128), (200, 256), (1024, 1024), (577, 577), (64, 129), (300, 1000), (70, 100), (1, 1100),
+    (1, 1), (1, 128), (128, 128), (200, 256), (1024, 1024), (577, 577), (64, 129), (300, 1000), (1000, 300), (70, 100),
+    (1, 1100), (1100, 1),
 ])
-@pytest.mark.parametrize("programs", [132, 5])
-def test_hopper_lengths(L, S, programs, dtype, device, on_hopper, monkeypatch):
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("programs", [132, 16, 5])
+def test_hopper_lengths(L, S, size, programs, is_causal, dtype, device, on_hopper, monkeypatch):
     """Blocks and tiles that are not full, warp groups without a query; programs of one tile, or more, even or odd."""
     monkeypatch.setattr(runtime, "num_sms", lambda: programs)
-    q = torch.randn(2, 3, L, 64, dtype=dtype, device=device)
-    k, v = torch.randn(2, 2, 3, S, 64, dtype=dtype, device=device)
+    q = torch.randn(2, 3, L, size, dtype=dtype, device=device)
+    k, v = torch.randn(2, 2, 3, S, size, dtype=dtype, device=device)
     k *= torch.linspace(0.1, 3, S, device=device)[:, None].to(dtype)  # the largest score is in one of the last blocks
-    check(q, k, v)
-    assert torch.equal(*(scaled_dot_product_attention(q, k, v) for _ in range(2)))  # the same bits every time
+    check(q, k, v, is_causal=is_causal)
+    results = [scaled_dot_product_attention(q, k, v, is_causal=is_causal) for _ in range(2)]
+    assert torch.equal(*results)  # the same bits every time
     assert all(on_hopper)
+
+
+@needs_hopper
+@half
+@pytest.mark.parametrize("E, EV", [(40, 40), (72, 72), (80, 80), (96, 96), (104, 104), (120, 40), (40, 128)])
+def test_hopper_head_sizes(E, EV, is_causal, dtype, device, on_hopper):
+    q, k = torch.randn(2, 2, 3, 300, E, dtype=dtype, device=device)
+    check(q, k, torch.randn(2, 3, 300, EV, dtype=dtype, device=device), is_causal=is_causal)
+    assert all(on_hopper)
+
+
+@needs_hopper
+@half
+@pytest.mark.parametrize("kind", ["boolean", "additive"])
+@pytest.mark.parametrize("shape", [
+    (304, 400), (2, 1, 304, 400), (1, 3, 304, 400), (2, 3, 304, 400), (400,), (2, 1, 1, 400), (1, 3, 1, 400), (1, 1),
+])
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("programs", [132, 5])
+def test_hopper_masks(shape, size, kind, programs, dtype, device, on_hopper, monkeypatch):
+    monkeypatch.setattr(runtime, "num_sms", lambda: programs)
+    q = torch.randn(2, 3, 304, size, dtype=dtype, device=device)
+    k, v = torch.randn(2, 2, 3, 400, size, dtype=dtype, device=device)
+    k *= torch.linspace(0.1, 3, 400, device=device)[:, None].to(dtype)
+    mask = random_mask(shape, kind, dtype, device)
+    check(q, k, v, mask)
+    check(q, k, v, mask, scale=-0.3)
+    check(q[:, :, :1], k, v, mask[..., :1, :] if mask.ndim > 1 else mask)
+    assert all(on_hopper)
+
+
+@needs_hopper
+@pytest.mark.parametrize("kind", ["boolean", "additive"])
+@pytest.mark.parametrize("view, able", [
+    (lambda t: t, True),
+    (lambda t: t.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3), True),
+    (lambda t: torch.cat((t, t), 2)[:, :, 48:], True),
+    (lambda t: torch.cat((t, t), 3)[..., 16:-144], True),
+    (lambda t: t[:, :1].expand(t.shape), True),
+    (lambda t: t[:, :, :1].expand(t.shape), True),
+    (lambda t: t[..., :1, :1].expand(t.shape), True),
+    (lambda t: t[..., :1, :].repeat_interleave(2, -1)[..., ::2].expand(t.shape), True),
+    (lambda t: torch.cat((t, t), 3)[..., 4:-156], False),
+    (lambda t: t.mT.contiguous().mT, False),
+    (lambda t: t.repeat_interleave(2, -1)[..., ::2], False),
+    (lambda t: t[..., :1].expand(t.shape), False),
+])
+def test_hopper_strides_of_masks(view, able, kind, device, on_hopper):
+    q, k, v = torch.randn(3, 2, 3, 160, 64, dtype=torch.float16, device=device)
+    check(q, k, v, view(random_mask((2, 3, 160, 160), kind, torch.float16, device)))
+    assert on_hopper == [able]
+
+
+@needs_hopper
+@half
+def test_hopper_values_of_masks(dtype, device, on_hopper):
+    """The tests of the other kernel, with one block of keys and with several."""
+    for tokens, size in ((48, 64), (304, 128)):
+        for kind in ("boolean", "additive"):
+            test_query_whose_keys_are_all_masked_gives_zeros(kind, dtype, device, tokens, size)
+        for value in (math.nan, math.inf):
+            test_nan_and_infinity_in_a_mask(value, dtype, device, tokens, size)
+        for where in "kv":
+            for queries in (1, tokens):
+                test_nan_in_a_key_that_is_masked_out(where, dtype, device, tokens, size, queries)
+    assert all(on_hopper)
+    test_mask_of_the_lowest_numbers(dtype, device, 48, 64)
 
 
 @needs_hopper
@@ -612,18 +682,19 @@ def test_hopper_strides(view, able, device, on_hopper):
 @needs_hopper
 def test_what_hopper_cannot_run(device, on_hopper):
     q, k, v = torch.randn(3, 2, 3, 200, 64, dtype=torch.float16, device=device)
-    check(q, k, v, is_causal=True)
     check(q.float(), k.float(), v.float())
     check(q[..., :32], k[..., :32], v)
     check(q, k, v[..., :32])
+    check(q, k, v[..., :60].contiguous())  # of rows that TMA cannot write
+    check(*torch.randn(3, 2, 200, 136, dtype=torch.float16, device=device))
     check(q, k[:, :1], v[:, :1])
     check(q, k[:, :1], v[:, :1], enable_gqa=True)
-    check(q, k, v, torch.rand(200, 200, device=device) > 0.5)
-    check(q, k, v, torch.randn(2, 1, 1, 200, device=device))
+    check(q, k, v, torch.rand(200, 200, device=device) > 0.5)  # of rows that are no multiple of 16 bytes
+    check(q, k, v, torch.randn(200, 200, device=device))  # float32
     check(q, k[:, :, :0], v[:, :, :0])
     q, k, v = torch.randn(3, 2, 2, 2, 2, 50, 64, dtype=torch.float16, device=device)
     check(q.permute(3, 2, 1, 0, 4, 5), k, v)  # six dimensions
-    assert len(on_hopper) == 10 and not any(on_hopper)
+    assert len(on_hopper) == 11 and not any(on_hopper)
 
 
 @needs_hopper
@@ -631,14 +702,16 @@ def test_what_hopper_cannot_run(device, on_hopper):
 def test_hopper_values(dtype, device, on_hopper):
     """The tests of the other kernel, with one block of keys and with several."""
     test_large_scores(dtype, device)
-    test_one_key_each_comes_out_exactly(64, dtype, device)
-    test_integers(64, False, dtype, device)
     for S in (64, 128, 512):
         test_equal_weights_come_out_exactly(S, dtype, device)
-    for tokens in (80, 128, 300):
-        test_keys_without_weight(dtype, device, tokens)
-        for scale in (0.0, 1, 0.05, -0.05):
-            check(*torch.randn(3, 2, tokens, 64, dtype=dtype, device=device), scale=scale)
+    for size in (64, 128):
+        test_one_key_each_comes_out_exactly(size, dtype, device)
+        for is_causal in (False, True):
+            test_integers(size, is_causal, dtype, device)
+        for tokens in (80, 128, 300):
+            test_keys_without_weight(dtype, device, tokens, size)
+            for scale in (0.0, 1, 0.05, -0.05):
+                check(*torch.randn(3, 2, tokens, size, dtype=dtype, device=device), scale=scale)
     assert all(on_hopper)
 
 
@@ -648,8 +721,8 @@ def test_hopper_values(dtype, device, on_hopper):
 @pytest.mark.parametrize("where, value", [
     ("q", math.nan), ("k", math.nan), ("v", math.nan), ("k", math.inf), ("q", math.inf), ("v", -math.inf),
 ])
-def test_hopper_nan_and_infinity(where, value, tokens, dtype, device, on_hopper):
-    test_nan_and_infinity(where, value, False, dtype, device, tokens)
+def test_hopper_nan_and_infinity(where, value, tokens, is_causal, dtype, device, on_hopper):
+    test_nan_and_infinity(where, value, is_causal, dtype, device, tokens)
     assert all(on_hopper)
 
 

@@ -339,7 +339,7 @@ def test_a_choice_is_one_engines(monkeypatch):
                     asked = problem_of(x, w_of_group, residual, stride, groups=groups, precision=precision)
                     name, _ = engine_of(asked)
                     assert engines.setdefault(choice_name("conv2d", asked.choice()), name) == name
-    assert set(engines.values()) == {"tma", "few_channels", "pointers"}
+    assert set(engines.values()) == {"tma", "few_channels", "transposed", "pointers"}
 
 
 @pytest.mark.parametrize("channels, groups", [(3, 1), (16, 1), (6, 6)])

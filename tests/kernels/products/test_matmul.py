@@ -226,20 +226,21 @@ def of_linear(M, N, K, dtype, precision="ieee", a_strides=None, aligned=True):
     return product_problem((M, N), K, (N, 1), a_strides, (1, K), None, dtype, precision, None, False, False, aligned)
 
 
-def test_offered_configurations(dtype, monkeypatch):
+def test_offered_configurations(dtype, set_capability, monkeypatch):
     def clear():  # which a process that sees one GPU need not do
         for engine in (hopper, tma, pointers):
             engine.configs.cache_clear()
 
     monkeypatch.setattr(runtime, "INTERPRET", False)
     monkeypatch.setattr(runtime, "num_sms", lambda: 132)
-    for capability in ((0, 0), (8, 0), (8, 9), (9, 0), (10, 0)):
-        monkeypatch.setattr(runtime, "capability", lambda capability=capability: capability)
+    for capability in ((0, 0), (7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)):
+        set_capability(*capability)
         clear()
         for precision in ("ieee", "tf32"):
             for size in ((8192, 8192, 8192), (50432, 768, 3072), (197, 768, 768), (1, 2000, 16384)):
                 problem = of_linear(*size, dtype, precision)
-                by_tma = size[0] > 1 and capability >= (9, 0) and (dtype != torch.float32 or precision == "tf32")
+                fed_by_tma = capability in ((9, 0), (10, 0))
+                by_tma = size[0] > 1 and fed_by_tma and (dtype != torch.float32 or precision == "tf32")
                 on_hopper = by_tma and capability == (9, 0) and dtype != torch.float32
                 assert [engine.can_run(problem) for engine in (hopper, tma, pointers)] == [on_hopper, by_tma, True]
                 offered = ENGINES.offered(problem)
