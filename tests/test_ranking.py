@@ -20,6 +20,7 @@ def on(monkeypatch):
     """Makes this process believe in a GPU with this capability and number of multiprocessors."""
     engines = [engine for op in (matmul, conv2d, scaled_dot_product_attention) for engine in op.by_name.values()]
     caches = [engine.configs for engine in engines if hasattr(engine.configs, "cache_clear")]
+    caches.append(runtime.has_tensor_cores)
 
     def clear():
         for cached in caches:
