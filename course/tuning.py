@@ -139,12 +139,13 @@ class Session:
         ALONE.acquire()
         for engines in list(Engines.everywhere):
             engines.chosen.clear()
+        forget()  # calls that are kept launch what was chosen before
         self.token = SESSION.set(self)
         return self
 
     def __exit__(self, *error) -> None:
         SESSION.reset(self.token)
-        forget()  # calls that were kept with what was chosen before
+        forget()  # calls that other threads have kept meanwhile
         ALONE.release()
 
 
@@ -216,7 +217,7 @@ class Engines:
             with ALONE:
                 options, for_good = self.options(problem)  # another thread may have measured it meanwhile
                 if len(options) > 1:
-                    return self.measured(problem, self.choice(problem), options, operands), True
+                    return self.measured(problem, self.choice(problem), len(options), operands), True
         return options[0], for_good
 
     def options(self, problem: Problem) -> tuple[list[Config], bool]:
@@ -253,15 +254,13 @@ class Engines:
         offered = self.offered(problem) if known else ()
         return next((one.config for one in known if one.may_be_used(offered)), None)
 
-    def measured(
-        self, problem: Problem, choice: dict[str, int | str], candidates: Sequence[Config], operands
-    ) -> Config:
-        """The fastest of `candidates`, from now on stored."""
+    def measured(self, problem: Problem, choice: dict[str, int | str], most: int, operands) -> Config:
+        """The fastest of the `most` promising, from now on stored."""
         name, gpu, session = choice_name(self.op, choice), runtime.gpu_name(), SESSION.get()
         known = known_choices(gpu).setdefault(name, [])
         if known and session is None:
             say(f"ignored {', '.join(str(one.config) for one in known)}: not offered for {name}")
-        config = measure(name, candidates, lambda config: self.launch(problem, config, operands))
+        config = measure(name, self.offered(problem), lambda config: self.launch(problem, config, operands), most)
         # in a session it takes the place of what was measured before
         known.insert(len(known) if session is None else 0, Stored(config))
         if session is not None:
@@ -315,33 +314,32 @@ def launch_all(configs: Iterable[Config], launch: Callable[[Config], object]) ->
             launch(config)
 
 
-def measure(name: str, configs: Sequence[Config], launch: Callable[[Config], object]) -> Config:
-    """The fastest of `configs`, compiled side by side, each launched many times; those that do not fit the GPU are
-    passed over.
+def measure(name: str, configs: Sequence[Config], launch: Callable[[Config], object], most: int) -> Config:
+    """The fastest of the first `most` of `configs`, compiled side by side, each launched many times; others take the
+    place of those that do not fit the GPU.
 
-    Raises triton's OutOfResources where none of them fits.
+    Raises triton's OutOfResources where none of `configs` fits.
     """
     forgo("a configuration is measured in it")
-    best, best_ms = None, float("inf")
-    compile_ahead(lambda: launch_all(configs, launch))
-    session = SESSION.get()
-    for i, config in enumerate(configs, start=1):
+    compile_ahead(lambda: launch_all(configs[:most], launch))
+    session, measured = SESSION.get(), {}
+    for config in configs:
         if session is None:
-            print(f"\rtuning {name}: {i}/{len(configs)}", end="", file=sys.stderr, flush=True)
+            print(f"\rtuning {name}: {len(measured) + 1}/{most}", end="", file=sys.stderr, flush=True)
         try:
-            ms = queued_milliseconds(functools.partial(launch, config))
+            measured[config] = queued_milliseconds(functools.partial(launch, config))
         except triton.runtime.errors.OutOfResources as error:  # of the GPU's shared memory or registers
             misfit = error
             continue
-        finally:
-            if session is not None:
-                session.advance()
-        if ms < best_ms:
-            best, best_ms = config, ms
-    if best is None:
+        if session is not None:
+            session.advance()
+        if len(measured) == most:
+            break
+    if not measured:
         raise misfit
+    best = min(measured, key=measured.get)
     if session is None:
-        print(f"\rtuning {name}: {best_ms:.4f} ms with {best}", file=sys.stderr, flush=True)
+        print(f"\rtuning {name}: {measured[best]:.4f} ms with {best}", file=sys.stderr, flush=True)
     return best
 
 

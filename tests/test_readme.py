@@ -77,5 +77,6 @@ def test_bash(line, capsys):
 
 
 def needs_more(options: dict) -> bool:
-    """Whether a command downloads something, reads the reader's own files, or measures for long."""
-    return bool(options.get("images") or options["command"] == "bench" and not INTERPRET)
+    """Whether a command downloads something, reads the reader's own files, measures for long, or needs a GPU."""
+    command = options["command"]
+    return bool(options.get("images") or command == "tune" or command == "bench" and not INTERPRET)

@@ -170,6 +170,13 @@ def test_what_does_not_fit_is_passed_over(gpu):
     assert computed(Engines("op", pointers)) is pointers.offered[1]
 
 
+def test_others_take_the_place_of_what_does_not_fit(gpu, monkeypatch):
+    monkeypatch.setattr(tuning, "FEW", 2)
+    pointers = engine("pointers", [None, 3.0, None, 2.0, 1.0])
+    assert computed(Engines("op", pointers)) is pointers.offered[3]
+    assert gpu == [str(config) for config in pointers.offered[:4]]
+
+
 def test_where_nothing_fits(gpu, files):
     """The error is Triton's, and nothing is remembered."""
     engines = Engines("op", engine("pointers", [None, None]))
@@ -220,8 +227,13 @@ def test_a_session_ends_with_an_error(gpu, monkeypatch):
     pointers = engine("pointers", [None, None])
     with pytest.raises(OutOfResources), tuning.Session():
         computed(Engines("op", pointers))
-    assert tuning.SESSION.get() is None
-    assert ThreadPoolExecutor(1).submit(tuning.ALONE.acquire, timeout=1).result()
+
+    def can_be_alone():
+        if taken := tuning.ALONE.acquire(timeout=1):
+            tuning.ALONE.release()
+        return taken
+
+    assert tuning.SESSION.get() is None and ThreadPoolExecutor(1).submit(can_be_alone).result()
 
 
 def test_what_would_be_measured_is_collected(gpu, files, monkeypatch):

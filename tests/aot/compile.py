@@ -114,8 +114,8 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
 
     JITFunction.run = compile_only
 
-    def first_one(problem, configs, launch):
-        first, *others = configs
+    def first_one(problem, configs, launch, most):
+        first, *others = configs[:most]
         launch(first)
         for config in others if every_configuration else ():
             with contextlib.suppress(OutOfResources):
@@ -125,7 +125,7 @@ def pretend(name: str, every_configuration: bool, compiled: Compiled) -> None:
     tuning.measure = first_one
     if every_configuration:
         tuning.FEW = tuning.MANY
-    tuning.remember = lambda *choice: None
+    tuning.remember = lambda *choice, first: None
     runtime.gpu_name = lambda: name
     runtime.capability = lambda: (target.arch // 10, target.arch % 10) if target.backend == "cuda" else (0, 0)
     runtime.num_sms = lambda: multiprocessors

@@ -395,7 +395,7 @@ def configs(problem: Attention) -> list[Config]:
     multiprocessors, and else to be the slowest.
     """
     programs = problem.heads * cdiv(problem.L, BLOCK_M.value)
-    many = min(problem.L, problem.S) >= 512 and programs >= runtime.num_sms() * 2 // 3
+    many = min(problem.L, problem.S) >= 256 and programs >= runtime.num_sms() * 2 // 3
     return [Config("hopper", {}, num_warps=4, num_stages=STAGES[width(problem)], cost=-1 if many else math.inf)]
 
 

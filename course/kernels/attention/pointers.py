@@ -217,12 +217,16 @@ def configs(problem: Attention) -> list[Config]:
         return in_order((64, 32, 8, 2))
     if block_e > 64:
         blocks = [(128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2), (128, 128, 8, 2)]
-    elif heads * cdiv(L, 128) < runtime.num_sms():  # too few programs to keep every multiprocessor busy
-        blocks = [(64, 64, 4, 3), (32, 64, 4, 3), (64, 128, 4, 2), (128, 64, 8, 3)]
     else:
-        blocks = [(128, 64, 8, 3), (64, 64, 4, 3), (128, 128, 8, 2), (64, 128, 4, 2)]
-    if block_e <= 64 and S < 256 and not problem.is_causal:  # all keys at once: one maximum, nothing to multiply again
-        blocks = [(64, 256, 4, 1), (128, 256, 8, 1), *blocks]
+        few = heads * cdiv(L, 128) < runtime.num_sms()  # programs, which do not keep every multiprocessor busy
+        if few:
+            blocks = [(64, 128, 4, 2), (64, 64, 4, 3), (128, 64, 8, 3), (32, 64, 4, 3)]
+        else:
+            blocks = [(128, 64, 8, 3), (64, 64, 4, 3), (64, 128, 4, 2), (128, 128, 8, 2)]
+        if S < 256 and not problem.is_causal:  # all keys at once: one maximum, nothing to multiply again
+            blocks.insert(0 if few else 2, (64, 256, 4, 1))
+            blocks.append((128, 256, 8, 1))
+        blocks.sort(key=lambda block: block[0] > max(64, L))  # queries that there are first
     if any(problem.mask_strides[-2:-1]):  # a mask of all scores takes registers as well: too many with 128 keys a block
         blocks = [block for block in blocks if block[1] != 128]
     return in_order(*blocks)

@@ -158,7 +158,7 @@ def predicted_cycles(
     problem: Convolution, block_m: int, block_n: int, block_k: int, split: int, warps: int, stages: int, programs: int
 ) -> float:
     p, itemsize, sums = problem, problem.dtype.itemsize, block_m * block_n
-    if p.dtype == torch.float32 and p.precision == "ieee":
+    if not p.on_tensor_cores:
         products = sums * block_k / 128  # one for each lane of four warps
     else:
         products = tensor_core_cycles(block_m, block_n, block_k, itemsize)
