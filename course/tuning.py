@@ -314,13 +314,16 @@ def launch_all(configs: Iterable[Config], launch: Callable[[Config], object]) ->
             launch(config)
 
 
-def measure(name: str, configs: Sequence[Config], launch: Callable[[Config], object], most: int) -> Config:
-    """The fastest of the first `most` of `configs`, compiled side by side, each launched many times; others take the
-    place of those that do not fit the GPU.
+def measure(
+    name: str, configs: Sequence[Config], launch: Callable[[Config], object], most: int | None = None
+) -> Config:
+    """The fastest of the first `most` of `configs`, by default of all, compiled side by side, each launched many times;
+    others take the place of those that do not fit the GPU.
 
     Raises triton's OutOfResources where none of `configs` fits.
     """
     forgo("a configuration is measured in it")
+    most = len(configs) if most is None else most
     compile_ahead(lambda: launch_all(configs[:most], launch))
     session, measured = SESSION.get(), {}
     for config in configs:

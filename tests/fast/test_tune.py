@@ -29,7 +29,7 @@ class TestOnTheGPU:
 
     @staticmethod
     def images():
-        return torch.randn(8, 3, 96, 96, device="cuda", dtype=torch.float16)
+        return torch.randn(64, 3, 224, 224, device="cuda", dtype=torch.float16)
 
     def test_a_model_of_the_course(self, capsys):
         model, images = small_resnet("cuda"), self.images()
