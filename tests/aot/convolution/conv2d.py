@@ -24,6 +24,8 @@ def cases(dtype):
     yield "many images", lambda: conv2d(many, image(72, 64, 3, 3), stride=2, padding=1)
     few = image(1, 512, 7, 7).to(memory_format=last)
     yield "split", lambda: conv2d(few, image(512, 512, 3, 3), image(512), padding=1, residual=few)
+    odd = image(1, 510, 7, 7).to(memory_format=last)
+    yield "split by pointers", lambda: conv2d(odd, image(512, 510, 3, 3), image(512), padding=1)
     yield "split contiguous", lambda: conv2d(few.contiguous(), image(512, 512, 3, 3), image(512), padding=1)
     stem = image(8, 3, 112, 112)
     yield "stem", lambda: conv2d(stem.to(memory_format=last), image(64, 3, 7, 7), stride=2, padding=3)
