@@ -46,7 +46,10 @@ def test_ours_and_the_peers_agree(case):
             if name in products.SDPA and re.match("No (available kernel|viable backend)", str(error)):
                 continue  # not each of PyTorch's backends takes every size and device
             raise
-        assert kernels.problem(result, exact, 2 * kernels.UNIT[case.dtype]) is None, name  # ATen errs by more on a CPU
+        unit = kernels.UNIT[case.dtype]
+        if INTERPRET and (name, case.kernel, case.dtype) == ("aten", "gelu", "fp32"):
+            unit *= 2  # on a CPU ATen's errs by up to 27 units near x = -3.5, where the bound is 16
+        assert kernels.problem(result, exact, unit) is None, name
         assert (result.shape, result.dtype) == (exact.shape, cases.DTYPES[case.dtype]), name
         assert case.moved(*args, result) > result.nbytes and case.operations > 0
 

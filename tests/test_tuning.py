@@ -177,6 +177,13 @@ def test_others_take_the_place_of_what_does_not_fit(gpu, monkeypatch):
     assert gpu == [str(config) for config in pointers.offered[:4]]
 
 
+def test_a_measurement_of_one_s_own(gpu):
+    """All configurations by default, as the chapter on matrix products asks for."""
+    pointers = engine("pointers", [3.0, None, 2.0, 1.0])
+    assert tuning.measure("mine", pointers.offered, lambda config: None) is pointers.offered[3]
+    assert gpu == [str(config) for config in pointers.offered]
+
+
 def test_where_nothing_fits(gpu, files):
     """The error is Triton's, and nothing is remembered."""
     engines = Engines("op", engine("pointers", [None, None]))

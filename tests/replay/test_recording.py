@@ -129,4 +129,4 @@ def test_an_error_of_the_recorder_is_not_the_callers(again, monkeypatch):
 def test_an_error_of_the_call_is_the_callers(again):
     with pytest.raises(ZeroDivisionError):
         recorded(lambda x: relu(x) / (1 // 0), torch.randn(4, device=DEVICE))
-    relu(torch.randn(4, device=DEVICE))  # which nobody observes any more
+    relu(torch.randn(4, device=DEVICE))  # recording has ended: this call is not observed

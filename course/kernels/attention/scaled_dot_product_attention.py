@@ -14,7 +14,7 @@ where it is True, and for -inf elsewhere.
 
 The engines. Those that can run are measured, and the fastest computes; on an H200, bfloat16, 12 heads of 64 an image:
 
-    hopper      16-bit heads of 33 to 128, on Hopper: 16 images of 1,024 tokens in 124 us (cuDNN 121)
+    hopper      16-bit heads of 33 to 128, on Hopper: 16 images of 1,024 tokens in 123 us (cuDNN 122)
     pointers    everything; the fastest for few or short images: 8 images of 197 tokens in 7.7 us (cuDNN 13.1)
 """
 import math

@@ -53,6 +53,7 @@ def conv2d(
     channels_last if input or weight is. Sums are float32, rounded once; float32 operands are multiplied as TF32 where
     torch.backends.cudnn.allow_tf32 allows it, but for groups so small that they do not go through tensor cores. With
     `tf32_operands`, x, weight and residual hold TF32 numbers, which are not rounded again, and so will the result.
+    Where groups of few channels are computed several at a time, infinity or NaN in one makes the others' results NaN.
     Raises ValueError on sizes that do not fit together and on unequal devices, TypeError on unequal or other dtypes.
     """
     check_tensors("conv2d", input=input, weight=weight, bias=bias, residual=residual)
